@@ -1,0 +1,1 @@
+"""Model systems behind four small protocols (`protocols.py`)."""

@@ -1,0 +1,109 @@
+"""The image processor: bicubic squash to a square, / 255, CLIP mean and std; bit-equal to `BlipImageProcessorPil`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from capfilt.errors import CheckpointError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent is laid over white, as transformers does since 5.x, and 16-bit grey keeps its high byte.
+
+    (Pillow's own conversion would show the hidden colours, often black, and clip 16-bit grey to white.)
+    """
+    if image.mode.startswith("I"):
+        high = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(high).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """`size` in pixels of the square; mean and std per RGB channel in [0, 1]."""
+
+    size: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """PIL images of any mode -> (B, 3, S, S) float32."""
+        return torch.stack([self.one(image) for image in images])
+
+    def one(self, image: Image.Image) -> Tensor:
+        """(3, S, S) float32."""
+        square = to_rgb(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        unit = (np.asarray(square).astype(np.float64) * (1 / 255)).astype(np.float32)
+        x = (unit - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
+        return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+
+    def to_json(self) -> dict[str, Any]:
+        """`preprocessor_config.json` as transformers reads it."""
+        return {
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": list(self.mean),
+            "image_processor_type": "BlipImageProcessor",
+            "image_std": list(self.std),
+            "processor_class": "BlipProcessor",
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+            "size": {"height": self.size, "width": self.size},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `preprocessor_config.json`."""
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def read_processor(folder: Path, size: int) -> ImageProcessor:
+    """Mean and std of a folder's processor files (CLIP's where they are silent), at the model's size.
+
+    transformers 4 and the hub have `preprocessor_config.json`, transformers 5 nests it in `processor_config.json`.
+
+    Raises:
+        CheckpointError: a file that is not JSON, or that asks for a step which MED's processor has not.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if path.is_file():
+            config = _read(path)
+            return ImageProcessor(size, _channels(path, config, "image_mean"), _channels(path, config, "image_std"))
+    return ImageProcessor(size)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config = config.get("image_processor", config)
+        resample = config.get("resample", 3)
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not an image processor's config ({error})") from error
+    off = [step for step in ("do_resize", "do_rescale", "do_normalize") if not config.get(step, True)]
+    if off or resample != Image.Resampling.BICUBIC:
+        found = ", ".join([*(f"{step} false" for step in off), f"resample {resample}"])
+        raise CheckpointError(f"{path}: {found}; capfilt resizes bicubically (3), rescales and normalises")
+    return dict(config)
+
+
+def _channels(path: Path, config: dict[str, Any], key: str) -> tuple[float, ...]:
+    values = config.get(key, CLIP_MEAN if key == "image_mean" else CLIP_STD)
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise CheckpointError(f"{path}: {key} is {values!r}; three numbers, one an RGB channel")
+    return tuple(float(value) for value in values)

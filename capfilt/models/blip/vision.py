@@ -1,0 +1,97 @@
+"""The vision tower: a pre-LN ViT (Dosovitskiy et al. 2021), as the paper uses it (section 3.1).
+
+Its output is computed once an image and serves ITC (the class token), ITM and decoding (all, by cross-attention).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from capfilt.errors import InputError
+from capfilt.models.blip.config import VisionConfig
+from capfilt.models.blip.layers import DropPath, attend, init_weights
+
+
+class VisionAttention(nn.Module):
+    """Self-attention with one fused qkv map."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P + 1, D) -> the same."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return out
+
+
+class VisionBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: VisionConfig, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
+        self.attention = VisionAttention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.eps)
+        self.up = nn.Linear(config.width, config.mlp_width)
+        self.down = nn.Linear(config.mlp_width, config.width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P + 1, D) -> the same."""
+        x = x + self.drop_path(self.attention(self.norm1(x)))
+        out: Tensor = x + self.drop_path(self.down(F.gelu(self.up(self.norm2(x)))))
+        return out
+
+
+class VisionTower(nn.Module):
+    """Patches, class token, positions, blocks, final norm."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.position = nn.Parameter(torch.zeros(1, config.grid**2 + 1, config.width))
+        self.patch = nn.Conv2d(3, config.width, config.patch_size, config.patch_size)
+        rates = [config.drop_path * i / max(config.layers - 1, 1) for i in range(config.layers)]
+        self.blocks = nn.ModuleList(VisionBlock(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.apply(init_weights)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float, normalised -> (B, P + 1, D), class token first.
+
+        Raises:
+            InputError: another shape; S must be the configured image size.
+        """
+        size = self.config.image_size
+        if pixels.dim() != 4 or tuple(pixels.shape[1:]) != (3, size, size):
+            raise InputError(f"images of shape {tuple(pixels.shape)}; this model takes (batch, 3, {size}, {size})")
+        x = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.position
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
+        out: Tensor = self.norm(x)
+        return out
+
+
+def interpolate_positions(position: Tensor, grid: int) -> Tensor:
+    """Position embedding (1, P + 1, D) resized bicubically to a grid x grid of patches (224 px -> 384 px fine-tuning).
+
+    One that is not of a square grid is returned as it is.
+    """
+    old = math.isqrt(max(position.shape[1] - 1, 0)) if position.dim() == 3 else 0
+    if old == grid or old == 0 or old * old != position.shape[1] - 1:
+        return position
+    patches = position[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([position[:, :1], patches.permute(0, 2, 3, 1).flatten(1, 2).to(position.dtype)], dim=1)

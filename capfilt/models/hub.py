@@ -1,0 +1,86 @@
+"""Where a model's files are: a folder, an official `.pth` file, a name under `models/`, or a repository on the hub."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from capfilt.errors import ConfigError
+
+SHIPPED = (Path(__file__).parents[1] / "_shipped" / "models", Path(__file__).parents[2] / "models")
+"""Where shipped models lie: inside an installed wheel, or beside the package in a checkout."""
+
+REVISIONS = {
+    "Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b",
+    "Salesforce/blip-image-captioning-large": "353689b859fcf0523410b1806dace5fb46ecdf41",
+    "Salesforce/blip-itm-base-coco": "bed8ad38cb2d04a5a4bdf2d071b3c3c0a4aa724c",
+    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+}
+"""Pinned commits of hub ids, each one found in at least two unrelated public repositories.
+
+None was found twice for Salesforce/blip-itm-{large-coco,base-flickr,large-flickr}: they, and all others, must be given
+with `revision`. bert-base-uncased serves as the tokenizer of official `.pth` files, which come without one.
+"""
+
+_WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
+_SMALL = ["*.json", "vocab.txt"]
+
+
+def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """A local folder with the model's files, or the file itself; a hub id is downloaded at a pinned revision.
+
+    Args:
+        model: a folder, a file, a shipped name (tiny/filter) or a hub id (owner/name). No code of it is run.
+        revision: commit of a hub id, 40 hex digits; those of `REVISIONS` by default.
+        weights: False downloads only what a tokenizer needs.
+
+    Raises:
+        ConfigError: no such folder or name, a hub id without a pinned revision, or no network.
+    """
+    if not str(model).strip():
+        raise ConfigError(f"model {str(model)!r}: name a folder, a shipped model or a hub id")
+    path = Path(model)
+    if path.exists():
+        return path
+    for root in SHIPPED:
+        if (root / model).is_dir():
+            return root / model
+    name = str(model)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) or (revision is None and name not in REVISIONS):
+        raise ConfigError(_unknown(name))
+    return _download(name, revision or REVISIONS[name], weights)
+
+
+def shipped() -> list[str]:
+    """Names of the models that ship, such as tiny/filter."""
+    found = {p.parent.relative_to(root).as_posix() for root in SHIPPED for p in root.glob("*/*/config.json")}
+    return sorted(found)
+
+
+def _unknown(name: str) -> str:
+    known = [*shipped(), *REVISIONS]
+    close = get_close_matches(name, known, n=1)
+    meant = f"; did you mean {close[0]}?" if close else "."
+    return (
+        f"model {name!r}: no such folder, file or shipped model{meant} Known: {', '.join(known)}. "
+        "Another hub id (owner/name) needs the commit to use (revision: 40 hex digits), so that runs stay the same"
+    )
+
+
+def _download(name: str, revision: str, weights: bool) -> Path:
+    """The snapshot's folder, with safetensors, or pytorch_model.bin where there are none, never both."""
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ConfigError(f"model {name!r}: revision {revision!r} can move; give the commit's 40 hex digits")
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_SMALL))
+        for patterns in _WEIGHTS if weights else ():
+            snapshot_download(name, revision=revision, allow_patterns=patterns)
+            if any(folder.glob(patterns[0])):
+                break
+    except Exception as error:
+        raise ConfigError(
+            f"model {name!r} at {revision[:12]}: not in the local cache and cannot be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); give a local folder instead"
+        ) from error
+    return folder

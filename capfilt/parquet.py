@@ -1,0 +1,151 @@
+"""Reading a stranger's Parquet files: no code from them runs, no flipped bit passes where checksums were written.
+
+Two measured facts stand behind it (spec/threats.md, 4 and 5). A process that has imported `ray.data` runs pickles out
+of a file whose columns are of Ray's extension type, through plain `read_table(...).to_pylist()`: extension types are
+refused by schema, before any data is read, whether or not the process at hand knows the type (the answer must not
+depend on what was imported). And 249 of 300 single-bit flips gave wrong data in silence with pyarrow's defaults,
+none with page checksums written and verified.
+"""
+
+import glob
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capfilt.errors import DataError
+
+_EXTENSION_KEY = b"ARROW:extension:name"
+
+
+def parquet_files(path: str | Path) -> list[Path]:
+    """The Parquet files that `path` names: a file, a directory (its `*.parquet`, not recursive) or a glob; sorted.
+
+    Hidden and temporary names (starting with `.` or `_`) are left out of directories and globs.
+    Raises DataError if there is none.
+    """
+    given = Path(path)
+    if given.is_file():
+        return [given]
+    found = given.glob("*.parquet") if given.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    files = sorted(file for file in found if file.is_file() and file.name[0] not in "._")
+    if not files:
+        raise DataError(f"{path}: no Parquet file there; give a file, a directory with *.parquet files, or a glob")
+    return files
+
+
+def safe_schema(path: str | Path) -> pa.Schema:
+    """The file's Arrow schema, read from its footer alone.
+
+    Raises DataError, naming file and column, if a column is of an extension type or has one nested anywhere in it.
+    """
+    with open_parquet(path) as file:
+        return file.schema_arrow
+
+
+def open_parquet(path: str | Path) -> pq.ParquetFile:
+    """The file opened with page checksum verification, its schema found free of extension types.
+
+    Raises DataError if it is missing, truncated, no Parquet file, or has an extension type. What a later read of its
+    pages raises is turned into DataError by `parquet_errors`.
+    """
+    with parquet_errors(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    try:
+        for field in file.schema_arrow:
+            _refuse_extension(path, field.name, field)
+    except DataError:
+        file.close()
+        raise
+    return file
+
+
+def read_row_group(path: str | Path, group: int, columns: Sequence[str]) -> pa.Table:
+    """Row group `group` (from 0) of one file, the named columns only, as one table.
+
+    The whole row group is held in memory: Parquet has no smaller unit that can be read at random.
+    Raises DataError as `open_parquet` does, and for a page whose checksum does not fit.
+    """
+    with open_parquet(path) as file, parquet_errors(path, f"row group {group}"):
+        return file.read_row_group(group, columns=list(columns), use_threads=False)
+
+
+@contextmanager
+def parquet_errors(path: str | Path, where: str = "footer") -> Iterator[None]:
+    """Turns what pyarrow raises inside the block into a DataError that names the file and `where` in it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else str(error).strip()
+        advice = "fetch or write the file again" if not isinstance(error, FileNotFoundError) else "check the path"
+        raise DataError(f"{path}: {where} cannot be read as Parquet ({what}); {advice}") from error
+
+
+class RowGroupCache:
+    """Row groups by (path, number), least recently used ones dropped to stay within a number of bytes.
+
+    Bytes are counted as the footer states them after decompression; a value repeated on many rows is stored once
+    there and counts once. One row group is always held, however large.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget, self._held = budget, 0
+        self._tables: OrderedDict[tuple[str, int], tuple[int, pa.Table]] = OrderedDict()
+
+    def get(self, path: str, number: int, columns: Sequence[str], cost: int) -> pa.Table:
+        """The row group, read if it is not held; `cost` is its size in bytes. Raises DataError as `read_row_group`."""
+        key = (path, number)
+        if key not in self._tables:
+            while self._tables and self._held + cost > self._budget:
+                self._held -= self._tables.popitem(last=False)[1][0]
+            self._tables[key] = cost, read_row_group(path, number, columns)
+            self._held += cost
+        self._tables.move_to_end(key)
+        return self._tables[key][1]
+
+
+def column_bytes(metadata: Any, columns: Sequence[str]) -> int:
+    """Bytes of these top-level columns after decompression, from a row group's metadata."""
+    chunks = (metadata.column(i) for i in range(metadata.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Bytes, 32- or 64-bit offsets."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """A list of variable length."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Text, plain, dictionary-encoded or all null."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def _refuse_extension(path: str | Path, name: str, field: pa.Field) -> None:
+    kind = field.type
+    label = (field.metadata or {}).get(_EXTENSION_KEY)
+    if isinstance(kind, pa.BaseExtensionType) or label is not None:
+        label = label.decode(errors="replace") if label else kind.extension_name
+        raise DataError(
+            f"{path}: column {name!r} is of the Arrow extension type {label!r}; extension types can run code "
+            "when read and are refused: write the column as a plain type"
+        )
+    for child in _children(kind):
+        _refuse_extension(path, f"{name}.{child.name}", child)
+
+
+def _children(kind: pa.DataType) -> list[pa.Field]:
+    if pa.types.is_dictionary(kind):
+        return [pa.field("dictionary", kind.value_type)]
+    if pa.types.is_map(kind):
+        return [kind.key_field, kind.item_field]
+    return [kind.field(i) for i in range(kind.num_fields)]

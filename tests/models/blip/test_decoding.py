@@ -1,0 +1,269 @@
+"""Captions against transformers, against themselves in other batches, and against teacher forcing."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import BlipConfig, BlipForConditionalGeneration
+
+from capfilt.errors import InputError
+from capfilt.models.blip.checkpoint import hub_tensors
+from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig, to_transformers
+from capfilt.models.blip.decoding import Decoding, generate
+from capfilt.models.blip.layers import KV
+from capfilt.models.blip.med import MED, select_kv
+
+VOCAB, SEP, DEC = 60, 3, 58
+PROMPT = torch.tensor([DEC, 7, 8, 9])
+CONFIG = MEDConfig(
+    vision=VisionConfig(width=32, layers=1, heads=2, mlp_width=64, image_size=32, patch_size=16),
+    text=TextConfig(VOCAB, 32, 2, 2, 64, max_positions=40, dec_id=DEC, sep_id=SEP),
+    embed_dim=8,
+    encoder=False,
+)
+
+
+def build(seed: int, sep_bias: float = 2.0) -> MED:
+    """A random decoder whose captions differ by image and end at different lengths."""
+    torch.manual_seed(seed)
+    med = MED(CONFIG)
+    for parameter in med.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    for layer in med.text.layers:
+        layer.cross_attention.attention.out.weight.data *= 10
+    med.text.word.weight.data *= 3
+    med.text.position.weight.data *= 8
+    med.lm_head.bias.data[SEP] = sep_bias
+    return med.eval()
+
+
+def pixels(seed: int, images: int) -> Tensor:
+    return 2 * torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def image_kv(med: MED, seed: int, images: int) -> list[KV]:
+    return med.cross_kv(med.vision(pixels(seed, images)))
+
+
+@cache
+def empty_reference() -> BlipForConditionalGeneration:
+    config = BlipConfig(**to_transformers(CONFIG))
+    config._attn_implementation = "eager"
+    return BlipForConditionalGeneration(config).eval()
+
+
+def reference(med: MED) -> BlipForConditionalGeneration:
+    """transformers' model with these weights."""
+    model = empty_reference()
+    missing = model.load_state_dict(hub_tensors(med), strict=False).missing_keys
+    assert all("predictions.decoder" in key or "position_ids" in key for key in missing)
+    return model
+
+
+def reference_captions(med: MED, seed: int, images: int, decoding: Decoding) -> list[list[int]]:
+    """`generate` strips the last prompt id, and writes [DEC] over the first: give it one more, and a copy."""
+    ids = torch.cat([PROMPT, torch.tensor([SEP])]).repeat(images, 1)
+    out = reference(med).generate(
+        pixels(seed, images),
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        num_beams=decoding.num_beams if decoding.method == "beam" else 1,
+        max_length=decoding.max_length,
+        min_length=decoding.min_length,
+        repetition_penalty=decoding.repetition_penalty,
+        length_penalty=decoding.length_penalty,
+    )
+    captions = [row[len(PROMPT) :] for row in out.tolist()]
+    return [row[: row.index(SEP)] if SEP in row else row for row in captions]
+
+
+def captions(med: MED, kv: list[KV], uids: list[str], decoding: Decoding, sample: int = 0) -> list[list[int]]:
+    return [ids for ids, _ in generate(med, kv, PROMPT, uids, decoding, sample)]
+
+
+UIDS = [f"row-{i}" for i in range(8)]
+LENGTHS = [(0, 12), (8, 16), (10, 20), (12, 12)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("method", ["greedy", "beam"])
+def test_equals_transformers(method: str, seed: int) -> None:
+    med = build(seed, sep_bias=float(4 + seed % 6))
+    low, high = LENGTHS[seed % 4]
+    decoding = Decoding(
+        method=method,
+        min_length=low,
+        max_length=high,
+        repetition_penalty=(1.0, 1.1)[seed // 2 % 2],
+        num_beams=4 if seed % 7 == 6 else 3,
+        length_penalty=(1.0, 1.0, 0.0, 2.0)[seed // 3 % 4],
+    )
+    ours = captions(med, image_kv(med, seed, 5), UIDS[:5], decoding)
+    assert ours == reference_captions(med, seed, 5, decoding)
+
+
+def test_parity_models_end_at_many_lengths() -> None:
+    decoding = Decoding(method="beam", min_length=0, max_length=20)
+    lengths = set[int]()
+    for seed in range(5):
+        med = build(seed, sep_bias=4.0 + seed)
+        lengths |= {len(ids) for ids in captions(med, image_kv(med, seed, 5), UIDS[:5], decoding)}
+    assert {0, 16} < lengths
+    assert len(lengths) >= 6
+
+
+def test_ties_go_as_in_transformers() -> None:
+    """Ids 20 and 40 have one embedding and so always one score."""
+    med = build(3, sep_bias=5.0)
+    med.text.word.weight.data[40] = med.text.word.weight.data[20]
+    med.lm_head.bias.data[[20, 40]] = 4.0
+    decoding = Decoding(method="greedy", min_length=6, max_length=14)
+    ours = captions(med, image_kv(med, 3, 5), UIDS[:5], decoding)
+    assert any(20 in ids for ids in ours)
+    assert ours == reference_captions(med, 3, 5, decoding)
+
+
+def test_one_beam_is_greedy() -> None:
+    med = build(1)
+    kv = image_kv(med, 1, 4)
+    greedy, beam = (Decoding(method=method, num_beams=1, min_length=0) for method in ("greedy", "beam"))
+    assert generate(med, kv, PROMPT, UIDS[:4], greedy) == generate(med, kv, PROMPT, UIDS[:4], beam)
+
+
+@cache
+def one_at_a_time(method: str) -> tuple[MED, list[KV], list[list[int]]]:
+    """Eight images and their captions, each made in a batch of one."""
+    med = build(1, sep_bias=5.0)
+    kv = image_kv(med, 1, 8)
+    decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
+    alone = [captions(med, select_kv(kv, torch.tensor([i])), [UIDS[i]], decoding)[0] for i in range(8)]
+    return med, kv, alone
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 7), min_size=2, max_size=8), st.sampled_from(["nucleus", "greedy", "beam"]))
+def test_a_caption_does_not_depend_on_its_batch(rows: list[int], method: str) -> None:
+    """Any size, any place, reversed, with repeats."""
+    med, kv, alone = one_at_a_time(method)
+    decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
+    for order in (rows, rows[::-1]):
+        got = captions(med, select_kv(kv, torch.tensor(order)), [UIDS[i] for i in order], decoding)
+        assert got == [alone[i] for i in order]
+
+
+def test_nucleus_captions_differ_in_length_by_row_sample_and_seed() -> None:
+    med, kv, alone = one_at_a_time("nucleus")
+    assert len({len(ids) for ids in alone}) >= 6
+    same = select_kv(kv, torch.zeros(8, dtype=torch.int64))
+    decoding = Decoding(min_length=5, max_length=24, seed=11)
+    by_uid = captions(med, same, UIDS, decoding)
+    assert len({tuple(ids) for ids in by_uid}) >= 7
+    for other in (captions(med, same, UIDS, decoding, sample=1), captions(med, same, UIDS, Decoding(seed=12))):
+        assert sum(a != b for a, b in zip(by_uid, other, strict=True)) >= 6
+    assert captions(med, same, UIDS, decoding) == by_uid
+
+
+def test_a_vanishing_nucleus_is_greedy() -> None:
+    med, kv, _ = one_at_a_time("nucleus")
+    tiny = captions(med, kv, UIDS, Decoding(top_p=1e-6, repetition_penalty=1.1))
+    assert tiny == captions(med, kv, UIDS, Decoding(method="greedy", repetition_penalty=1.1))
+
+
+@pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
+def test_logprob_is_that_of_teacher_forcing(method: str) -> None:
+    """Of the model as it is, whatever the rules; [SEP] counts where it came."""
+    med = build(5, sep_bias=4.0)
+    kv = image_kv(med, 5, 8)
+    decoding = Decoding(method=method, min_length=6, max_length=12, repetition_penalty=1.3, temperature=0.7)
+    results = generate(med, kv, PROMPT, UIDS, decoding)
+    assert {len(ids) == 8 for ids, _ in results} == {True, False}
+    for row, (ids, logprob) in enumerate(results):
+        generated = ids + [SEP] * (len(PROMPT) + len(ids) < decoding.max_length)
+        whole = torch.cat([PROMPT, torch.tensor(generated)])[None]
+        with torch.no_grad():
+            logits = med.lm_logits(whole, select_kv(kv, torch.tensor([row])))[0, len(PROMPT) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(generated)[:, None]).mean()
+        assert logprob == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
+def test_lengths_count_the_prompt(method: str) -> None:
+    med = build(2, sep_bias=50.0)
+    kv = image_kv(med, 2, 3)
+    short = generate(med, kv, PROMPT, UIDS[:3], Decoding(method=method, min_length=9))
+    assert [len(ids) for ids, _ in short] == [5, 5, 5]
+    med.lm_head.bias.data[SEP] = -50.0
+    long = generate(med, kv, PROMPT, UIDS[:3], Decoding(method=method, min_length=0, max_length=11))
+    assert [len(ids) for ids, _ in long] == [7, 7, 7]
+    assert not any(SEP in ids for ids, _ in long)
+
+
+def test_inputs_stay_as_they_are() -> None:
+    med = build(2)
+    kv, prompt = image_kv(med, 2, 3), PROMPT.clone()
+    before = [(k.clone(), v.clone()) for k, v in kv]
+    generate(med, kv, prompt, UIDS[:3], Decoding(method="beam"))
+    assert torch.equal(prompt, PROMPT)
+    assert all(torch.equal(a, b) for old, new in zip(before, kv, strict=True) for a, b in zip(old, new, strict=True))
+
+
+def test_no_images_no_captions() -> None:
+    med = build(0)
+    none = select_kv(image_kv(med, 0, 1), torch.zeros(0, dtype=torch.int64))
+    assert generate(med, none, PROMPT, [], Decoding()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_p": float("nan")}, "top_p"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"num_beams": 0}, "num_beams"),
+        ({"max_length": 1}, "max_length"),
+        ({"min_length": -1}, "min_length"),
+        ({"min_length": 31}, "min_length 31 is more than max_length 30"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"length_penalty": float("inf")}, "length_penalty"),
+        ({"method": "sample"}, "method"),
+        ({"top_k": 50}, "top_k"),
+    ],
+)
+def test_bad_fields_are_named(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        Decoding.model_validate(fields)
+
+
+def test_decoding_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Decoding().top_p = 0.5
+
+
+def test_bad_calls_are_named() -> None:
+    med = build(0)
+    kv = image_kv(med, 0, 2)
+    two = UIDS[:2]
+    with pytest.raises(InputError, match="3 uids for 2 images"):
+        generate(med, kv, PROMPT, UIDS[:3], Decoding())
+    with pytest.raises(InputError, match="begins with"):
+        generate(med, kv, PROMPT[1:], two, Decoding())
+    with pytest.raises(InputError, match="begins with"):
+        generate(med, kv, PROMPT[None], two, Decoding())
+    with pytest.raises(InputError, match="the prompt has 4 tokens, max_length is 4"):
+        generate(med, kv, PROMPT, two, Decoding(max_length=4, min_length=0))
+    with pytest.raises(InputError, match="beyond the model's 40 positions"):
+        generate(med, kv, PROMPT, two, Decoding(max_length=41))
+    with pytest.raises(InputError, match="train mode"):
+        generate(build(0).train(), kv, PROMPT, two, Decoding())
+    with pytest.raises(InputError, match="no decoder"):
+        generate(MED(CONFIG.parts(encoder=True, decoder=False)).eval(), kv, PROMPT, two, Decoding())
+    kv[0][1][1] = float("nan")
+    with pytest.raises(InputError, match="not finite for row-1;"):
+        generate(med, kv, PROMPT, two, Decoding())
