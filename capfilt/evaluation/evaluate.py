@@ -1,0 +1,226 @@
+"""The two evaluations of `capfilt eval`: of a matcher (the filter) and of a captioner. Flat JSON-able dicts, fractions.
+
+Matcher (paper, section 5.1): texts pass `pre_caption` with 30 words as in BLIP's retrieval test; ITC ranks all, ITM
+re-ranks the best, and both judge each text with its own image and with another one. Captioner (paper, section 5.2):
+captions against the texts as written, beside the two baselines of `baselines`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from capfilt.evaluation import captions as metrics
+from capfilt.evaluation.baselines import constant_caption, nearest_captions
+from capfilt.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
+from capfilt.evaluation.encode import ImageStates, Itm, Model, Progress, pixels, require_role, to_numpy
+from capfilt.evaluation.matching import (
+    KEEP_AT,
+    average_precision,
+    expected_calibration_error,
+    kept,
+    mismatch,
+    reliability,
+    roc_auc,
+)
+from capfilt.evaluation.pairs import Pairs
+from capfilt.evaluation.retrieval import FloatArray, IntArray, ranks_i2t, ranks_t2i, recalls, rerank
+from capfilt.text import pre_caption
+
+Result = dict[str, Any]
+_SHOWN = 5
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """The progress that nobody watches."""
+
+
+@torch.inference_mode()
+def evaluate_matcher(
+    model: Model,
+    pairs: Pairs,
+    *,
+    rerank_k: int = 32,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress = _silent,
+) -> Result:
+    """Retrieval, matched against mismatched texts, and calibration.
+
+    Args:
+        model: with the role "matcher".
+        pairs: what to judge; at least two images, none with more than half of the texts.
+        rerank_k: candidates a query that ITM re-ranks (paper: 256 for COCO, 128 for Flickr30k).
+        seed: draws the mismatched texts and the bootstrap.
+        batch_size: images or (image, text) pairs at a time.
+        progress: see `Progress`.
+    Returns:
+        `n` (images), `n_texts`; `{t2i,i2t}_r{1,5,10}` and `_median_rank` by ITC, the same with `_itm` re-ranked;
+        `{itc,itm}_{auc,ap}`, `kept_matched`, `kept_mismatched`, `ece`, `reliability`; for recalls, AUCs and kept also
+        `<key>_ci` = [low, high] at 95 %; `rerank_k`, `rerank_pairs`, `seed`, `skipped_images`, `skipped_texts`,
+        `skipped` (the first few).
+    Raises:
+        ConfigError: the model is no matcher.
+        InputError: too few images, or scores that are not finite.
+    """
+    require_role(model, "matcher")
+    texts = [pre_caption(text) for text in pairs.texts]
+    other = mismatch(len(texts), pairs.image_index.tolist(), seed)
+    states = ImageStates(model, pairs, batch_size)
+    itc = _itc(model, states, texts, batch_size, progress)
+    itm = Itm(model, states, texts)
+    return {
+        "n": len(pairs.images),
+        "n_texts": len(texts),
+        **_retrieval(itc, itm, pairs.image_index, rerank_k, batch_size, seed, progress),
+        **_matching(itc, itm, pairs.image_index, other, batch_size, seed, progress),
+        "seed": seed,
+        **_skipped(pairs),
+    }
+
+
+@torch.inference_mode()
+def evaluate_captioner(
+    model: Model,
+    pairs: Pairs,
+    train_pairs: Pairs,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress = _silent,
+) -> Result:
+    """Captions against the references, beside one constant caption and the nearest training image's text.
+
+    The nearest image is found by the ITC embedding if the model is a matcher or embedder, else by the mean of
+    `encode_images` over the patches ([CLS] left out).
+    Args:
+        model: with the role "captioner"; its own decoding settings hold (paper: beam 3, 5 to 20 tokens).
+        pairs: images to caption, their texts as references.
+        train_pairs: where the baselines learn. No image of `pairs` should be among them.
+        seed, batch_size, progress: as in `evaluate_matcher`.
+    Returns:
+        `n` (images), `n_train`; `cider`, `bleu4` and the same with `_constant` and `_nearest`; `cider_ci`,
+        `cider_constant_ci`, `cider_nearest_ci` = [low, high] at 95 %; `distinct1`, `distinct2`, `mean_length` (words);
+        `constant` (its text), `examples` (the first few: uid, caption, references, nearest); `seed`, `skipped_images`,
+        `skipped_texts`, `skipped` (the first few).
+    Raises:
+        ConfigError: the model is no captioner.
+    """
+    require_role(model, "captioner")
+    references = pairs.references
+    constant = constant_caption(train_pairs.texts, seed=seed)
+    answers = {
+        "": _captions(model, pairs, batch_size, progress),
+        "_constant": [constant] * len(references),
+        "_nearest": _nearest(model, pairs, train_pairs, batch_size, progress),
+    }
+    result: Result = {"n": len(references), "n_train": len(train_pairs.images)}
+    for name, texts in answers.items():
+        scores = metrics.cider(texts, references)
+        result |= {f"cider{name}": scores.mean, f"cider{name}_ci": bootstrap_mean(scores.each, seed=seed)}
+        result[f"bleu4{name}"] = metrics.bleu4(texts, references)
+    own = answers[""]
+    result |= {f"distinct{n}": metrics.distinct(own, n) for n in (1, 2)}
+    examples = zip(pairs.image_ids[:_SHOWN], own, references, answers["_nearest"], strict=False)
+    names = ("uid", "caption", "references", "nearest")
+    return {
+        **result,
+        "mean_length": metrics.mean_length(own),
+        "constant": constant,
+        "examples": [dict(zip(names, example, strict=True)) for example in examples],
+        "seed": seed,
+        **_skipped(pairs),
+    }
+
+
+def _itc(model: Model, states: ImageStates, texts: list[str], batch_size: int, progress: Progress) -> FloatArray:
+    """(N_img, N_txt) float32 raw cosines."""
+    images = _embed_images(model, states, progress)
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        parts.append(to_numpy(model.embed_texts(texts[start : start + batch_size])))
+        progress("texts", min(start + batch_size, len(texts)), len(texts))
+    return images @ np.concatenate(parts).T
+
+
+def _embed_images(model: Model, states: ImageStates, progress: Progress) -> NDArray[np.float32]:
+    """(N, E) float32: the ITC embedding if the model has one, else the mean over patches."""
+    parts: list[NDArray[np.float32]] = []
+    projected = bool(model.roles & {"matcher", "embedder"})
+    for done, block in enumerate(states, start=1):
+        parts.append(to_numpy(model.embed_images(block) if projected else block[:, 1:].mean(dim=1)))
+        progress("images", done, len(states))
+    return np.concatenate(parts)
+
+
+def _retrieval(
+    itc: FloatArray, itm: Itm, own: IntArray, k: int, batch_size: int, seed: int, progress: Progress
+) -> Result:
+    reranked = rerank(
+        itc,
+        lambda images, texts: itm(images, texts)[:, 1],
+        k,
+        batch_size=batch_size,
+        progress=lambda done, total: progress("re-ranking", done, total),
+    )
+    result: Result = {}
+    for suffix, t2i, i2t in (("", itc, itc), ("_itm", reranked.t2i, reranked.i2t)):
+        ranks = {"t2i": ranks_t2i(t2i, own), "i2t": ranks_i2t(i2t, own)}
+        result |= {name + suffix: value for name, value in recalls(ranks["t2i"], ranks["i2t"]).items()}
+        for name, each in ranks.items():
+            for at in (1, 5, 10):
+                result[f"{name}_r{at}{suffix}_ci"] = bootstrap_mean(each <= at, seed=seed)
+    return result | {"rerank_k": k, "rerank_pairs": reranked.pairs}
+
+
+def _matching(
+    itc: FloatArray, itm: Itm, own: IntArray, other: IntArray, batch_size: int, seed: int, progress: Progress
+) -> Result:
+    rows = np.arange(len(own))
+    cosine = itc[own, rows], itc[own, other]
+    matched, mismatched = (_probability(itm, own, texts, batch_size, progress) for texts in (rows, other))
+    table = reliability(matched, mismatched)
+    result: Result = {}
+    for name, (high, low) in {"itc": cosine, "itm": (matched, mismatched)}.items():
+        result |= {f"{name}_auc": roc_auc(high, low), f"{name}_ap": average_precision(high, low)}
+        result[f"{name}_auc_ci"] = bootstrap_auc(high, low, seed=seed)
+    for name, p in {"kept_matched": matched, "kept_mismatched": mismatched}.items():
+        result |= {name: kept(p), f"{name}_ci": bootstrap_mean(p >= KEEP_AT, seed=seed)}
+    return result | {"ece": expected_calibration_error(table), "reliability": table}
+
+
+def _probability(
+    itm: Itm, images: IntArray, texts: IntArray, batch_size: int, progress: Progress
+) -> NDArray[np.float64]:
+    """(P,) float64 softmax P(match) in [0, 1]; `images` ascending."""
+    parts = []
+    for start in range(0, len(images), batch_size):
+        logits = itm(images[start : start + batch_size], texts[start : start + batch_size]).astype(np.float64)
+        parts.append(1.0 / (1.0 + np.exp(np.clip(logits[:, 0] - logits[:, 1], -700, 700))))
+        progress("matching", min(start + batch_size, len(images)), len(images))
+    return np.concatenate(parts)
+
+
+def _captions(model: Model, pairs: Pairs, batch_size: int, progress: Progress) -> list[str]:
+    texts: list[str] = []
+    for start in range(0, len(pairs.images), batch_size):
+        uids = pairs.image_ids[start : start + batch_size]
+        batch = pixels(model, pairs, range(start, start + len(uids)))
+        texts += [caption.text for caption in model.caption(batch, uids)]
+        progress("captions", len(texts), len(pairs.images))
+    return texts
+
+
+def _nearest(model: Model, pairs: Pairs, train: Pairs, batch_size: int, progress: Progress) -> Sequence[str]:
+    own, other = (_embed_images(model, ImageStates(model, part, batch_size, 0), progress) for part in (pairs, train))
+    return nearest_captions(own, other, [texts[0] for texts in train.references])
+
+
+def _skipped(pairs: Pairs) -> Result:
+    return {
+        "skipped_images": len(pairs.skipped),
+        "skipped_texts": pairs.empty_texts,
+        "skipped": [str(row) for row in pairs.skipped[:_SHOWN]],
+    }
