@@ -1,4 +1,4 @@
-"""A tiny world for tests of training: a vocabulary, a MED of 60,000 weights, and pairs that it can learn in seconds."""
+"""A tiny world for tests of training: a vocabulary, a MED of 80,000 weights, and pairs that it can learn in seconds."""
 
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -42,9 +42,9 @@ def draw(colour: str, shape: str) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tests that share a machine with others must not fight for its cores."""
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For modules that train: bit-equal sums, no fight for the cores, and the number of threads put back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -90,7 +90,7 @@ def tiny_med() -> Callable[..., tuple[MED, TextTokenizer]]:
         size = len(TINY_VOCAB) + 2
         text = TextConfig(size, 32, 2, 2, 64, 24, dropout=dropout, dec_id=size - 2, sep_id=3, pad_id=0)
         torch.manual_seed(0)
-        med = MED(MEDConfig(VisionConfig(32, 2, 2, 64, 32, 8), text, 16, encoder, decoder))
+        med = MED(MEDConfig(VisionConfig(32, 2, 2, 128, 32, 8), text, 16, encoder, decoder))
         with torch.no_grad():
             for parameter in med.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape)
@@ -104,7 +104,7 @@ Recipes = Callable[..., Path]
 
 @pytest.fixture
 def tiny_recipe(tmp_path: Path, tiny_pairs: Path, tiny_tokenizer: Path) -> Recipes:
-    """tiny_recipe(kind, name, optim={...}, ...): a recipe file, `out` beside it; parts are merged into the tiny defaults.
+    """tiny_recipe(kind, name, optim={...}, ...): a recipe file, `out` beside it; parts are merged into tiny defaults.
 
     A part that is None is left out. 48 pairs, batches of 8: an epoch has 6 steps.
     """

