@@ -4,6 +4,7 @@ One clean-up for all, because a filter trained on cleaned texts and asked about 
 """
 
 import re
+import unicodedata
 from random import Random
 
 import numpy as np
@@ -15,18 +16,24 @@ from capfilt.parquet import is_list
 
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 _WHITESPACE = re.compile(r"\s+")
-_SOMETHING_LEFT = r'[^.!"()*#:;~\s\pZ]'
+_SOMETHING_LEFT = r'[^.!"()*#:;~\s\pZ\pC\pM\x{FFFD}]'
 
 
 def pre_caption(text: str, max_words: int | None = 30) -> str:
     """BLIP's `pre_caption` (data/utils.py): what its texts look like in training and evaluation.
 
     Lower case; each of `.!"()*#:;~` becomes a space; runs of white space become one space; ends are stripped; the
-    first `max_words` space-separated words are kept (30 in pre-training; None keeps all). May return "".
+    first `max_words` space-separated words are kept (30 in pre-training; None keeps all). "" where nothing is left that
+    BERT's tokenizer sees (it drops control, format and combining characters and U+FFFD).
     The official code leaves a lone tab or newline alone; here it becomes a space, the same to BERT's tokenizer.
     """
     text = _WHITESPACE.sub(" ", _PUNCTUATION.sub(" ", text.lower())).strip()
-    return text if max_words is None else " ".join(text.split(" ")[:max_words])
+    text = text if max_words is None else " ".join(text.split(" ")[:max_words])
+    return text if any(_seen(character) for character in text) else ""
+
+
+def _seen(character: str) -> bool:
+    return unicodedata.category(character)[0] not in "CMZ" and character != "\ufffd"
 
 
 def draw_text(columns: list[list[str]], weights: list[float] | None, rng: Random) -> str:

@@ -74,3 +74,10 @@ def test_draw_respects_weights_and_skips_empty_texts() -> None:
     assert draw_text([[""], []], None, rng) == ""
     drawn = [draw_text([["a"], ["b", "c"]], None, rng) for _ in range(3000)]
     assert drawn.count("a") == pytest.approx(1000, abs=120)
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u0301 \ufffd", "\x00\x07", "\ue000", "(\u00ad)"])
+def test_texts_that_the_tokenizer_does_not_see_are_empty(text: str) -> None:
+    assert pre_caption(text) == ""
+    rows, _ = text_slots(pa.table({"text": [text, "a cat"]}), ["text"])
+    assert rows.tolist() == [1]

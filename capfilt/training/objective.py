@@ -21,9 +21,6 @@ from capfilt.models.blip.tokenizer import TextTokenizer
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.momentum import Momentum, features
 
-_FLOOR = 1e-4
-"""Added to each hard-negative weight, so that a confident model still draws easy ones."""
-
 
 class ObjectiveConfig(BaseModel):
     """Which losses, and their constants; the defaults are the paper's."""
@@ -42,6 +39,8 @@ class ObjectiveConfig(BaseModel):
     """Largest weight of the soft targets."""
     alpha_epochs: float = Field(default=2.0, ge=0)
     """Epochs over which alpha grows from 0 (the official fine-tuning of the filter takes 1)."""
+    hard_floor: float = Field(default=1e-4, gt=0, le=1)
+    """Added to each hard-negative weight. 1 / batch makes half of the draws uniform, which ITM from scratch needs."""
     itm_alpha: float = Field(default=0.0, ge=0, le=1)
     """Largest weight of ITM's soft targets, grown as alpha; not in the paper, see `match_probability`."""
     positives: bool = False
@@ -58,16 +57,17 @@ class ObjectiveConfig(BaseModel):
         return prompt
 
 
-def hard_negatives(similarity: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """One draw a row from softmax(similarity) + 1e-4 over columns of another image id.
+def hard_negatives(similarity: Tensor, ids: Tensor, floor: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """One draw a row from softmax(similarity) + floor over columns of another image id.
 
     Args:
-        similarity: (B, B) already divided by tau. ids: (B,) image ids of rows and columns.
+        similarity: (B, B) already divided by tau. ids: (B,) image ids of rows and columns. floor: > 0, so that a
+            confident model still draws easy ones.
 
     Returns:
         (B,) int64 column of each row, and (B,) bool: False where every column has the row's own id.
     """
-    weights = similarity.float().softmax(-1).nan_to_num(0.0) + _FLOOR  # NaN: the loop's own check will say it better
+    weights = similarity.float().softmax(-1).nan_to_num(0.0) + floor  # NaN: the loop's own check will say it better
     weights = weights.masked_fill(ids[:, None] == ids[None, :], 0.0)
     there = weights.sum(-1) > 0
     return torch.multinomial(weights + (~there)[:, None], 1).squeeze(-1), there
@@ -173,8 +173,8 @@ class BlipObjective(nn.Module):
         """3B pairs: (image, its text), (a hard image, the text), (the image, a hard text)."""
         n = len(ids)
         own = torch.arange(n, device=ids.device)
-        image_of, image_there = hard_negatives(t2i[:, :n], ids)
-        text_of, text_there = hard_negatives(i2t[:, :n], ids)
+        image_of, image_there = hard_negatives(t2i[:, :n], ids, self.config.hard_floor)
+        text_of, text_there = hard_negatives(i2t[:, :n], ids, self.config.hard_floor)
         images = torch.cat([own, image_of[image_there], own[text_there]])
         texts = torch.cat([own, own[image_there], text_of[text_there]])
         logits = self.med.itm_logits(tokens[texts], mask[texts], select_kv(kv, images))

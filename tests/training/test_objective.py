@@ -89,7 +89,8 @@ def test_itm_has_one_positive_and_two_negatives_a_row(tiny_med: Med, monkeypatch
     found = iter([torch.tensor([1, 2, 3, 0]), torch.tensor([3, 0, 1, 2])])
     similarities = []
 
-    def fixed(similarity: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def fixed(similarity: Tensor, ids: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        assert floor == 1e-4
         similarities.append(similarity)
         return next(found), torch.tensor([True, True, False, True])
 
@@ -265,3 +266,13 @@ def test_a_perfect_itc_gives_itm_its_own_labels() -> None:
     assert found[0, 1].item() < 1e-6
     flat = torch.zeros(8, 24)
     assert torch.allclose(match_probability(flat, flat), torch.full((8, 8), 1 / 3))
+
+
+def test_the_floor_sets_the_share_of_easy_negatives() -> None:
+    peaked = torch.zeros(40, 40)
+    peaked[:, 1] = 50.0
+    ids = torch.arange(40)
+    torch.manual_seed(0)
+    for floor, share in ((1e-4, 0.996), (1 / 40, 0.5)):
+        drawn = torch.cat([hard_negatives(peaked, ids, floor)[0][2:] for _ in range(100)])
+        assert (drawn == 1).float().mean().item() == pytest.approx(share, abs=0.03)
