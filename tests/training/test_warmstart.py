@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from capfilt.models.blip.checkpoint import save
+from capfilt.models.blip.config import MEDConfig, TextConfig
+from capfilt.models.blip.med import MED
 from capfilt.training.warmstart import distill, views
 from capfilt.training.warmstart.text import choose_vocab, embeddings
 
@@ -78,6 +81,16 @@ def test_a_student_learns_and_its_tower_is_saved(stored: Path, tmp_path: Path) -
     assert lines[-1]["val_pooled"] < lines[0]["val_pooled"]
     tower = distill.VisionTower(distill.VisionConfig(**json.loads((tmp_path / "out" / "vision.json").read_text())))
     tower.load_state_dict(load_file(tmp_path / "out" / "vision.safetensors"))
+
+
+def test_a_checkpoints_tower_goes_on(stored: Path, tmp_path: Path) -> None:
+    vision = distill.VisionConfig(64, 4, 1, 256, 128, 16)
+    text = TextConfig(vocab_size=20, width=32, layers=1, heads=1, mlp_width=32, max_positions=8, dec_id=18, sep_id=3)
+    med = MED(MEDConfig(vision, text, 16, encoder=True, decoder=False))
+    save(med, tmp_path / "blip")
+    student = distill.Student(vision, distill.Views([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
+    distill._go_on(student, tmp_path / "blip")
+    assert all(torch.equal(a, b) for a, b in zip(student.tower.parameters(), med.vision.parameters(), strict=True))
 
 
 def test_flips_move_pixels_and_cells_together(stored: Path) -> None:

@@ -8,7 +8,8 @@ after 76 steps and further ahead on cells: a plain ViT stays on its first platea
     python -m capfilt.training.warmstart.distill --views views/* --out warm/vision --steps 5000
 
 The result is a folder with `vision.safetensors`, which a pre-training recipe names as `vision_init`; `student.pt`
-beside it goes on with `--init`.
+beside it goes on with `--init`. Measured on 19,000 images: 1,750 steps of 64 (23 minutes on one to two cores)
+leave 0.826 of the pooled feature unexplained on held-out photographs, and it still falls.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from capfilt.models.blip.checkpoint import load
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD
 from capfilt.models.blip.vision import VisionTower
@@ -169,7 +171,7 @@ def train(args: argparse.Namespace) -> None:
     config = VisionConfig(args.width, args.layers, args.width // 64, 4 * args.width, sample[0].shape[-1], 16)
     student = Student(config, sample)
     if args.init:
-        student.load_state_dict(torch.load(args.init, weights_only=True))
+        _go_on(student, Path(args.init))
     found, log, start = optimizers(student, args.lr), list[dict[str, float]](), time.time()
     for step in range(args.steps):
         terms = _step(student, found, flipped(views.batch(args.batch, rng)), factor(step, args.steps))
@@ -180,6 +182,14 @@ def train(args: argparse.Namespace) -> None:
                 save(student, config, args.out, [*log, line])
             log.append(line)
             print(json.dumps({k: round(v, 4) for k, v in line.items()}), flush=True)
+
+
+def _go_on(student: Student, init: Path) -> None:
+    """From a student.pt, or with the tower of a BLIP checkpoint and fresh readers."""
+    if init.is_dir():
+        student.tower.load_state_dict(load(init).vision.state_dict())
+    else:
+        student.load_state_dict(torch.load(init, weights_only=True))
 
 
 def _step(student: Student, found: list[torch.optim.Optimizer], batch: Batch, rate: float) -> dict[str, float]:
@@ -215,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", nargs="+", required=True, help="folder[:weight] of views.py")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", help="student.pt of an earlier run")
+    parser.add_argument("--init", help="student.pt of an earlier run, or a BLIP folder whose tower goes on")
     parser.add_argument("--val", help="a folder of views of held-out images, for the log")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=64)
