@@ -72,7 +72,7 @@ def main() -> None:
     for name in ("pretrained", "filter"):
         results[name] = evaluate_matcher(Blip.load(ROOT / "models/tiny" / name), pairs)
     captioner = Blip.load(ROOT / "models/tiny/captioner")
-    captioner.decoding = Decoding(method="beam", num_beams=3, min_length=5, max_length=30)
+    captioner.decoding = Decoding.measured()
     results["captioner"] = evaluate_captioner(captioner, pairs, train)
     out = ROOT / "benchmarks/results/tiny.json"
     out.write_text(json.dumps(results, indent=1) + "\n")

@@ -100,7 +100,7 @@ def _measure_captioner(blip: Any, args: argparse.Namespace) -> dict[str, Any]:
     if args.train is None:
         raise ConfigError("captions are shown beside two baselines from training pairs: give --train TRAIN.parquet")
     length = args.max_length or min(30, blip.config.text.max_positions)
-    blip.decoding = Decoding(method="beam", num_beams=3, min_length=5, max_length=length, prompt=args.prompt)
+    blip.decoding = Decoding.measured(length, args.prompt)
     pairs, train = (load_pairs(path, args.text, image_id=args.image_id) for path in (args.pairs, args.train))
     return evaluate_captioner(blip, pairs, train, seed=args.seed, batch_size=args.batch_size)
 

@@ -31,3 +31,8 @@ class TrainingError(CapfiltError):
     """Training cannot go on (a loss is NaN, a rank died)."""
 
     exit_code = 3
+
+
+def listed(names: list[str], limit: int) -> str:
+    """The first `limit` names in order, and how many more there are: for messages."""
+    return ", ".join(sorted(names)[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -22,9 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from capfilt.errors import DataError
+from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD, to_rgb
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000
 """Area from the header above which an image is refused before decoding: 64 MP are 192 MB of RGB."""
@@ -59,7 +58,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | No
             if draft_side is not None:
                 _draft(image, draft_side)
             image.load()
-            return _upright(image, _over_white(image))
+            return _upright(image, to_rgb(image))
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on hostile bytes
@@ -79,17 +78,6 @@ def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
         return rgb
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(rgba, mask=rgba.getchannel("A"))
-    return white
 
 
 class Augment(BaseModel):

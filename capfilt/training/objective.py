@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from capfilt.errors import ConfigError
@@ -20,12 +20,11 @@ from capfilt.models.blip.med import MED, select_kv
 from capfilt.models.blip.tokenizer import TextTokenizer
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.momentum import Momentum, features
+from capfilt.training.parts import Part
 
 
-class ObjectiveConfig(BaseModel):
+class ObjectiveConfig(Part):
     """Which losses, and their constants; the defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     itc: float = Field(default=1.0, ge=0)
     itm: float = Field(default=1.0, ge=0)

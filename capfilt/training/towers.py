@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from capfilt.errors import CheckpointError
+from capfilt.errors import CheckpointError, listed
 from capfilt.models.blip import checkpoint
 from capfilt.models.blip.names import from_official, hub_names
 from capfilt.models.blip.vision import interpolate_positions
@@ -26,7 +26,7 @@ def take_vision(tower: nn.Module, path: Path, grid: int) -> None:
         state["position"] = interpolate_positions(state["position"], grid)
     missing = [name for name in tower.state_dict() if name not in state]
     if missing:
-        raise CheckpointError(f"{path}: no vision weights for this shape: {len(missing)} missing: {_some(missing)}")
+        raise CheckpointError(f"{path}: no vision weights for this shape: {len(missing)} missing: {listed(missing, 4)}")
     _copy(tower, state, path, "vision")
 
 
@@ -46,7 +46,7 @@ def take_text(text: nn.Module, path: Path) -> None:
             state[name] = state[twin]
     missing = [name for name in mine if name not in state and ".cross_attention." not in name]
     if missing:
-        raise CheckpointError(f"{path}: no text weights for this shape: {len(missing)} missing: {_some(missing)}")
+        raise CheckpointError(f"{path}: no text weights for this shape: {len(missing)} missing: {listed(missing, 4)}")
     words, fresh = state["word.weight"], mine["word.weight"]
     if words.shape[0] == fresh.shape[0] - 2:
         state["word.weight"] = torch.cat([words.to(fresh.dtype), fresh[-2:]])
@@ -64,7 +64,7 @@ def _copy(module: nn.Module, state: dict[str, Tensor], path: Path, what: str) ->
     mine = module.state_dict()
     left = [name for name in state if name not in mine]
     if left:
-        raise CheckpointError(f"{path}: {what} weights of another shape: {len(left)} left over: {_some(left)}")
+        raise CheckpointError(f"{path}: {what} weights of another shape: {len(left)} left over: {listed(left, 4)}")
     for name, tensor in state.items():
         if tensor.shape != mine[name].shape:
             theirs, ours = tuple(tensor.shape), tuple(mine[name].shape)
@@ -129,7 +129,3 @@ def _names(what: str, layers: int) -> list[str]:
     with torch.device("meta"):
         med = MED(MEDConfig(vision, text, 8, encoder=True, decoder=False))
     return [name for name in med.state_dict() if name.startswith(f"{what}.") and ".cross_attention." not in name]
-
-
-def _some(names: list[str], limit: int = 4) -> str:
-    return ", ".join(sorted(names)[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

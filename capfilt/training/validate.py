@@ -25,7 +25,7 @@ class HeldOut:
         """The scalar results of the evaluation that `metric` belongs to."""
         if self.metric == "cider":
             length = min(MAX_LENGTH, blip.config.text.max_positions)
-            blip.decoding = Decoding(method="beam", num_beams=3, min_length=5, max_length=length, prompt=self.prompt)
+            blip.decoding = Decoding.measured(length, self.prompt)
             result = evaluate_captioner(blip, self.pairs, self.training)
         else:
             result = evaluate_matcher(blip, self.pairs, rerank_k=16)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from capfilt.errors import CheckpointError
+from capfilt.errors import CheckpointError, listed
 from capfilt.models.blip.config import MEDConfig, from_transformers, infer, to_transformers
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.names import from_official, hub_names, is_training_state
@@ -53,7 +53,7 @@ def assign(med: MED, tensors: dict[str, Tensor], where: str) -> None:
             wrong["of another shape"].append(f"{found[0]} is {tuple(first.shape)}, not {tuple(ours.shape)}")
     wrong["left over"] = [name for name in tensors if name not in used and not is_training_state(name)]
     if any(wrong.values()):
-        told = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in wrong.items() if names)
+        told = "; ".join(f"{len(names)} {what}: {listed(names, 6)}" for what, names in wrong.items() if names)
         raise CheckpointError(f"{where}: these weights are not a BLIP of the stated shape: {told}")
     med.load_state_dict(state, assign=next(med.parameters()).is_meta)
 
@@ -61,10 +61,6 @@ def assign(med: MED, tensors: dict[str, Tensor], where: str) -> None:
 def _fit(med: MED, key: str, tensor: Tensor) -> Tensor:
     vision = med.config.vision
     return interpolate_positions(tensor, vision.grid) if key == "vision.position" else tensor
-
-
-def _some(names: list[str], limit: int = 6) -> str:
-    return ", ".join(sorted(names)[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _unlike(tensors: Iterable[str]) -> str:
@@ -75,7 +71,9 @@ def _unlike(tensors: Iterable[str]) -> str:
     theirs, known = set(tensors), set[str]().union(*names.values())
     missing = sorted(min(group) for group in names.values() if not group & theirs)
     left = sorted(theirs - known)
-    return f"against BLIP-base {len(missing)} are missing: {_some(missing)}; {len(left)} left over: {_some(left)}"
+    return (
+        f"against BLIP-base {len(missing)} are missing: {listed(missing, 6)}; {len(left)} left over: {listed(left, 6)}"
+    )
 
 
 def parts_of(names: Iterable[str]) -> dict[str, bool]:

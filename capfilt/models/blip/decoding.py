@@ -52,6 +52,11 @@ class Decoding(BaseModel):
     prompt: str = "a picture of "
     """Put before the caption and taken off the result."""
 
+    @classmethod
+    def measured(cls, max_length: int = 30, prompt: str = "a picture of ") -> "Decoding":
+        """How captions to be measured are made: beam 3, at least 5 tokens (section 5.2; 20 tokens at most on COCO)."""
+        return cls(method="beam", num_beams=3, min_length=5, max_length=max_length, prompt=prompt)
+
     @model_validator(mode="after")
     def _lengths(self) -> "Decoding":
         if self.min_length > self.max_length:

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
+from capfilt.parquet import open_parquet
 from capfilt.text import pre_caption
 
 
@@ -32,7 +32,7 @@ def read_texts(sources: list[str], max_words: int) -> list[str]:
     for source in sources:
         file, _, columns = source.rpartition(":")
         for column in columns.split(","):
-            for text in pq.read_table(file, columns=[column])[column].to_pylist():
+            for text in open_parquet(file).read(columns=[column])[column].to_pylist():
                 texts.add(pre_caption(text or "", max_words))
     return sorted(texts - {""})
 

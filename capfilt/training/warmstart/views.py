@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from capfilt.parquet import open_parquet
 from capfilt.training.augment import decode_image
 
 TEACHER_SIZE, GRID, CHANNELS = 256, 8, 1280
@@ -62,8 +62,7 @@ def view(image: Image.Image, index: int, rng: random.Random) -> Image.Image:
 
 def inner(net: Any, pixels: Tensor) -> Tensor:
     """(B, 128, 128, 3) uint8 -> (B, 64, 272) float: blocks 4 and 10 of the teacher, one row a patch."""
-    x = (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).bfloat16().contiguous(memory_format=torch.channels_last)
-    x, found = net._swish(net._bn0(net._conv_stem(x))), []
+    x, found = net._swish(net._bn0(net._conv_stem(normalised(pixels)))), []
     for number, block in enumerate(net._blocks[: max(INNER) + 1]):
         x = block(x)
         if number in INNER:
@@ -72,17 +71,22 @@ def inner(net: Any, pixels: Tensor) -> Tensor:
     return torch.cat(found, dim=2)
 
 
-def normalised(views: list[Image.Image]) -> Tensor:
-    """(B, 3, 256, 256) bf16 in [-1, 1]."""
-    x = torch.from_numpy(np.stack([np.asarray(v) for v in views])).permute(0, 3, 1, 2)
+def stacked(views: list[Image.Image]) -> Tensor:
+    """(B, S, S, 3) uint8."""
+    return torch.from_numpy(np.stack([np.asarray(v) for v in views]))
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) bf16 in [-1, 1], as the teacher takes it."""
+    x = pixels.permute(0, 3, 1, 2)
     return x.float().div_(127.5).sub_(1).bfloat16().contiguous(memory_format=torch.channels_last)
 
 
 def rows(path: Path, minimum: float | None, maximum: float | None) -> list[bytes]:
     """Image bytes of the rows whose `photo_score` lies in [minimum, maximum)."""
-    columns = pq.read_schema(path).names
-    score = "photo_score" if "photo_score" in columns else None
-    table = pq.read_table(path, columns=["image", *([score] if score else [])])
+    file = open_parquet(path)
+    score = "photo_score" if "photo_score" in file.schema_arrow.names else None
+    table = file.read(columns=["image", *([score] if score else [])])
     images = [row["bytes"] for row in table["image"].to_pylist()]
     if score is None:
         return images
@@ -109,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
     for start in range(0, n, args.batch):
         part = mine[start : start + args.batch]
         views = [view(decode_image(images[i]), v, random.Random(f"{args.seed}/{i}/{v}")) for i, v in part]
-        features = net.extract_features(normalised(views)).float()  # type: ignore[operator]
+        features = net.extract_features(normalised(stacked(views))).float()  # type: ignore[operator]
         cells = features.flatten(2).transpose(1, 2)  # (B, 64, 1280)
         stop = start + len(part)
         pixels[start:stop] = [np.asarray(v.resize((args.size, args.size), Image.Resampling.BICUBIC)) for v in views]
@@ -130,7 +134,7 @@ def fit_basis(args: argparse.Namespace) -> None:
     net, cells = teacher(), []
     for start in range(0, len(chosen), 16):
         views = [view(decode_image(b), 0, random.Random(0)) for b in chosen[start : start + 16]]
-        features = net.extract_features(normalised(views)).float()  # type: ignore[operator]
+        features = net.extract_features(normalised(stacked(views))).float()  # type: ignore[operator]
         cells.append(features.flatten(2).transpose(1, 2).reshape(-1, CHANNELS))
     x = torch.cat(cells)
     _, vectors = torch.linalg.eigh(torch.cov((x - x.mean(0)).T))
