@@ -1,13 +1,82 @@
-"""What every YAML file of capfilt shares: `--set a.b=c`, and validation errors that a user can act on."""
+"""What every YAML file of capfilt shares: where it is found, `--set a.b=c`, relative paths, and errors to act on."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capfilt.errors import ConfigError
+
+SHIPPED = (Path(__file__).parent / "_shipped" / "pipelines", Path(__file__).parents[1] / "pipelines")
+"""Where shipped pipelines and recipes lie: inside an installed wheel, or beside the package in a checkout."""
+
+
+class Part(BaseModel):
+    """A mapping of a YAML file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def find_yaml(name: str | Path, key: str, what: str) -> Path:
+    """The file itself, or the shipped one of that name which has `key` at its top (`recipe`, `sources`).
+
+    Raises:
+        ConfigError: neither; with a guess at what was meant.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {
+        p.relative_to(root).with_suffix("").as_posix(): p
+        for root in SHIPPED
+        for p in root.rglob("*.yaml")
+        if f"\n{key}:" in "\n" + p.read_text(encoding="utf-8")
+    }
+    if str(name) in known:
+        return known[str(name)]
+    beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(str(name), [*known, *beside], 1)
+    meant = f"; did you mean {close[0]}?" if close else "."
+    raise ConfigError(f"{name}: no such file or shipped {what}{meant} Shipped: {', '.join(sorted(known)) or 'none'}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The file's mapping. Raises ConfigError: not readable, no YAML, no mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def anchor(raw: dict[str, Any], base: Path, files: Sequence[str], names: Sequence[str] = ()) -> None:
+    """Make relative paths absolute, in place; at `names` a name (tiny/filter, a hub id) stays unless it is a file.
+
+    A key is written `a.*.b`, `*` for every entry of a list.
+    """
+    for keys in (*files, *names):
+        *parents, last = keys.split(".")
+        for holder in _below(raw, parents):
+            value = holder.get(last)
+            if not isinstance(value, str) or not value:
+                continue
+            path = base / Path(value).expanduser()
+            if keys not in names or value.startswith((".", "/", "~")) or path.exists():
+                holder[last] = str(path.resolve())
+
+
+def _below(here: Any, keys: list[str]) -> list[dict[str, Any]]:
+    """The mappings at `keys`, `*` for every entry of a list; none where the document has another form."""
+    if not keys:
+        return [here] if isinstance(here, dict) else []
+    if keys[0] == "*":
+        return [found for item in here for found in _below(item, keys[1:])] if isinstance(here, list) else []
+    return _below(here.get(keys[0]), keys[1:]) if isinstance(here, dict) else []
 
 
 def override(raw: Any, setting: str) -> None:

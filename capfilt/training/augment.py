@@ -12,7 +12,6 @@ even the smallest crop would still not be enlarged.
 
 import math
 from collections.abc import Callable
-from io import BytesIO
 from random import Random
 
 import numpy as np
@@ -21,63 +20,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from capfilt.errors import DataError
-from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD, to_rgb
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-MAX_PIXELS = 64_000_000
-"""Area from the header above which an image is refused before decoding: 64 MP are 192 MB of RGB."""
+from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD
 
 _RATIO = (3 / 4, 4 / 3)
 _GREY = (128, 128, 128)
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 Box = tuple[int, int, int, int]
 Operation = Callable[[Image.Image, float, Random], Image.Image]
-
-
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Image.Image:
-    """An upright RGB image from JPEG, PNG, WEBP or GIF (first frame) bytes; transparency is laid over white.
-
-    `draft_side` lets a JPEG be decoded at 1/2, 1/4 or 1/8 as long as its shorter side stays at least that long.
-    Raises DataError with the reason if the bytes are of another format, broken or truncated, or if the header states
-    more than `max_pixels`.
-    """
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise DataError(f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}")
-            if draft_side is not None:
-                _draft(image, draft_side)
-            image.load()
-            return _upright(image, to_rgb(image))
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on hostile bytes
-        raise DataError(f"image cannot be decoded ({type(error).__name__}: {error})") from error
-
-
-def _draft(image: Image.Image, side: int) -> None:
-    scale = side / min(image.size)
-    if scale < 1:
-        image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-
-
-def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
-    try:
-        orientation = source.getexif().get(0x0112, 1)
-    except Exception:  # an EXIF block that cannot be parsed says nothing about the pixels
-        return rgb
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb if turn is None else rgb.transpose(turn)
 
 
 class Augment(BaseModel):

@@ -30,9 +30,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from capfilt.errors import CapfiltError, DataError, InputError
+from capfilt.images import decode_image
 from capfilt.models.protocols import TrainBatch
 from capfilt.text import draw_text, pre_caption
-from capfilt.training.augment import Augment, decode_image
+from capfilt.training.augment import Augment
 from capfilt.training.sources import SAMPLE, BadRowError, Index, Row, Rows, SourceConfig, build_index
 
 logger = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from capfilt.config import Part
 from capfilt.errors import ConfigError
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED, select_kv
 from capfilt.models.blip.tokenizer import TextTokenizer
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.momentum import Momentum, features
-from capfilt.training.parts import Part
 
 
 class ObjectiveConfig(Part):

@@ -2,15 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from capfilt.config import Part
 from capfilt.training.sources import SourceConfig
-
-
-class Part(BaseModel):
-    """Refuses keys that it does not know, and infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Shape(Part):

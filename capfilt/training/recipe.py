@@ -4,23 +4,18 @@ Relative paths in the file are relative to it, but for `out`, which is relative 
 given by `--set a.b=c` on the command line. A recipe that ships goes by its name, such as tiny/pretrain.
 """
 
-import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import ValidationError, model_validator
 
-from capfilt.config import describe, override
+from capfilt.config import Part, anchor, describe, find_yaml, override, read_yaml
 from capfilt.errors import ConfigError
 from capfilt.training.augment import Augment
 from capfilt.training.objective import ObjectiveConfig
-from capfilt.training.parts import DataPart, ModelPart, OptimPart, Part, RunPart, Validation
+from capfilt.training.parts import DataPart, ModelPart, OptimPart, RunPart, Validation
 
-SHIPPED = (Path(__file__).parents[1] / "_shipped" / "pipelines", Path(__file__).parents[2] / "pipelines")
-"""Where shipped recipes lie: inside an installed wheel, or beside the package in a checkout."""
-
-KINDS: dict[str, dict[str, dict[str, Any]]] = {
+KINDS: dict[str, dict[str, dict[str, object]]] = {
     "pretrain": {
         "objective": {"itc": 1.0, "itm": 1.0, "lm": 1.0},
         "optim": {
@@ -105,17 +100,12 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
     Raises:
         ConfigError: naming file, key, value and what is allowed.
     """
-    path = find_recipe(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of keys; found a {type(raw).__name__}")
-    _anchor(raw, path.resolve().parent)
+    path = find_yaml(path, "recipe", "recipe")
+    raw = read_yaml(path)
+    anchor(raw, path.resolve().parent, _FILES, _FILES_OR_NAMES)
     for setting in settings or []:
         override(raw, setting)
-    _anchor(raw, Path.cwd(), "out")
+    anchor(raw, Path.cwd(), (*_FILES, "out"), _FILES_OR_NAMES)
     kind = raw.get("recipe")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"{path}: recipe: must be one of {', '.join(KINDS)} (found {kind!r})")
@@ -126,43 +116,3 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(describe(error, str(path), Recipe)) from error
-
-
-def find_recipe(name: str | Path) -> Path:
-    """The file itself, or that of a shipped recipe.
-
-    Raises:
-        ConfigError: neither; with a guess at what was meant.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    known = {p.relative_to(root).with_suffix("").as_posix(): p for root in SHIPPED for p in root.rglob("*.yaml")}
-    if str(name) in known:
-        return known[str(name)]
-    beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(str(name), [*known, *beside], 1)
-    meant = f"; did you mean {close[0]}?" if close else "."
-    raise ConfigError(f"{name}: no such file or shipped recipe{meant} Shipped: {', '.join(sorted(known)) or 'none'}")
-
-
-def _anchor(raw: dict[str, Any], base: Path, *more: str) -> None:
-    """Make relative paths absolute, in place; a name (tiny/filter, a hub id) stays unless there is such a file."""
-    for keys in (*_FILES, *_FILES_OR_NAMES, *more):
-        *parents, last = keys.split(".")
-        for holder in _below(raw, parents):
-            value = holder.get(last)
-            if not isinstance(value, str) or not value:
-                continue
-            path = base / Path(value).expanduser()
-            if keys not in _FILES_OR_NAMES or value.startswith((".", "/", "~")) or path.exists():
-                holder[last] = str(path.resolve())
-
-
-def _below(here: Any, keys: list[str]) -> list[dict[str, Any]]:
-    """The mappings at `keys`, `*` for every entry of a list; none where the document has another form."""
-    if not keys:
-        return [here] if isinstance(here, dict) else []
-    if keys[0] == "*":
-        return [found for item in here for found in _below(item, keys[1:])] if isinstance(here, list) else []
-    return _below(here.get(keys[0]), keys[1:]) if isinstance(here, dict) else []

@@ -12,7 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from capfilt.errors import DataError
-from capfilt.training.augment import _OPERATIONS, CLIP_MEAN, CLIP_STD, Augment, crop_box, decode_image
+from capfilt.images import decode_image
+from capfilt.training.augment import _OPERATIONS, CLIP_MEAN, CLIP_STD, Augment, crop_box
 
 
 def photo(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:

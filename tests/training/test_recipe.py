@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from capfilt.config import SHIPPED, find_yaml
 from capfilt.errors import ConfigError
-from capfilt.training.recipe import KINDS, SHIPPED, find_recipe, load_recipe
+from capfilt.training.recipe import KINDS, load_recipe
 
 Recipes = Callable[..., Path]
 
@@ -115,7 +116,7 @@ def test_shipped_recipes_go_by_name_and_an_unknown_one_gets_a_guess(tmp_path: Pa
     names = {p.relative_to(SHIPPED[1]).with_suffix("").as_posix() for p in SHIPPED[1].rglob("*.yaml")}
     assert names >= {"tiny/pretrain", "tiny/captioner", "tiny/filter"}
     for name in names & {"tiny/pretrain", "tiny/captioner", "tiny/filter"}:
-        raw: Any = yaml.safe_load(find_recipe(name).read_text())
+        raw: Any = yaml.safe_load(find_yaml(name, "recipe", "recipe").read_text())
         assert raw["recipe"] == name.removeprefix("tiny/")
         assert load_recipe(name).recipe == raw["recipe"]
     assert "did you mean tiny/captioner?" in refusal("tiny/captionr")

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from capfilt.images import decode_image
 from capfilt.parquet import open_parquet
-from capfilt.training.augment import decode_image
 
 TEACHER_SIZE, GRID, CHANNELS = 256, 8, 1280
 INNER = {4: 160, 10: 112}

@@ -1,0 +1,82 @@
+"""A stranger's image bytes: decoded upright to RGB or refused with a reason, and what makes two of them duplicates."""
+
+import hashlib
+import math
+from io import BytesIO
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from capfilt.errors import DataError
+from capfilt.models.blip.image import to_rgb
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MAX_PIXELS = 64_000_000
+"""Area from the header above which an image is refused before decoding: 64 MP are 192 MB of RGB."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(DataError):
+    """Bytes that are no image that capfilt takes; `reason` is the word that a row's `reason` column gets."""
+
+    def __init__(self, reason: str, told: str) -> None:
+        super().__init__(told)
+        self.reason = reason
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Image.Image:
+    """An upright RGB image from JPEG, PNG, WEBP or GIF (first frame) bytes; transparency is laid over white.
+
+    `draft_side` lets a JPEG be decoded at 1/2, 1/4 or 1/8 as long as its shorter side stays at least that long.
+    Raises ImageError: `bomb` if the header states more than `max_pixels`, `image_unreadable` if the bytes are of
+    another format, broken or truncated.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                told = f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}"
+                raise ImageError("bomb", told)
+            if draft_side is not None:
+                _draft(image, draft_side)
+            image.load()
+            return _upright(image, to_rgb(image))
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on hostile bytes
+        raise ImageError("image_unreadable", f"image cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _draft(image: Image.Image, side: int) -> None:
+    scale = side / min(image.size)
+    if scale < 1:
+        image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+
+
+def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
+    try:
+        orientation = source.getexif().get(0x0112, 1)
+    except Exception:  # an EXIF block that cannot be parsed says nothing about the pixels
+        return rgb
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def pixels_sha256(image: Image.Image) -> str:
+    """64 hex digits over size and RGB pixels: equal for the same picture in two lossless files."""
+    return hashlib.sha256(b"%d %d " % image.size + image.tobytes()).hexdigest()
+
+
+def phash(image: Image.Image) -> int:
+    """64-bit perceptual hash (DCT of the 32 x 32 grey picture against its median), first bit highest."""
+    bits = np.asarray(imagehash.phash(image).hash, dtype=bool).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -1,0 +1,282 @@
+"""A pipeline file: the YAML that `capfilt run` takes. Every key's meaning stands beside it; most may be left out.
+
+Relative paths in the file are relative to it; paths given by `--set a.b=c` are relative to where the command runs.
+A model is a shipped name (tiny/filter), a folder of weights, or a hub id with a pinned revision.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from capfilt.config import Part, anchor, describe, find_yaml, override, read_yaml
+from capfilt.errors import ConfigError
+from capfilt.models.blip.decoding import Decoding
+
+Role = Literal["web", "human"]
+SourceType = Literal["parquet", "folder", "webdataset", "img2dataset", "datasets", "blip_json"]
+_FILES = ("sources.*.path", "sources.*.image_root", "dedup.decontaminate.*.path", "ingest.block_sha256", "truth.path")
+_NAMES = ("caption.model", "score.model", "caption.tokenizer", "score.tokenizer", "base")
+
+
+class Source(Part):
+    """Where pairs come from. Rows are taken in a fixed order: files by name, rows as they lie in the file."""
+
+    type: SourceType
+    path: str
+    """File, folder or glob, as the type has it."""
+    name: str = ""
+    """Part of every uid; by default the path's last part without its suffix. Different in every source."""
+    role: Role = "web"
+    """web: its texts are judged and its images captioned. human: kept as they are, neither captioned nor filtered."""
+    columns: dict[Literal["image", "text", "url", "key"], str] = Field(default={})
+    """Column names where the usual ones (README, `Columns that are understood`) do not fit."""
+    image_root: str | None = None
+    """blip_json: folder that the list's image paths are relative to; the list's own folder by default."""
+
+
+class Ingest(Part):
+    """Which rows are refused at the door. They stay in `pairs` with `status: rejected` and the reason."""
+
+    rows_per_shard: int = Field(default=10_000, ge=1)
+    """Most rows of a pairs shard."""
+    min_side: int = Field(default=16, ge=1)
+    """Pixels; a shorter side: `image_too_small`."""
+    max_aspect: float = Field(default=20.0, ge=1)
+    """Longer side / shorter side; beyond: `aspect`."""
+    max_pixels: int = Field(default=89_478_485, ge=1)
+    """Width * height from the header, before anything is decoded; more is quarantined as `bomb`."""
+    max_bytes: int = Field(default=64 * 2**20, ge=1)
+    """An image file's size; more is quarantined as `too_many_bytes`."""
+    min_chars: int = Field(default=1, ge=0)
+    """Of the text, ends stripped; fewer: `text_empty` or `text_too_short`. 0 lets images without a text pass."""
+    max_chars: int = Field(default=10_000, ge=1)
+    """More: `text_too_long`."""
+    block_sha256: str | None = None
+    """File with one sha256 of an image file a line (64 hex digits): `blocked`, and its bytes are not kept."""
+
+
+class ModelUse(Part):
+    """Weights, and how they are run."""
+
+    model: str
+    revision: str | None = None
+    """Commit of a hub id, 40 hex digits."""
+    tokenizer: str | None = None
+    """For weights that come without (an official .pth file)."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images in a forward pass; part of the fingerprint, for sums differ in their last bits with it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Captioning(ModelUse):
+    """Synthetic captions for every web image."""
+
+    decoding: Decoding = Decoding()
+    samples: int = Field(default=1, ge=1)
+    """Captions an image; with `greedy` and `beam` more than 1 would be the same text."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "Captioning":
+        if self.samples > 1 and self.decoding.method != "nucleus":
+            raise ValueError(f"samples: {self.samples} captions by {self.decoding.method} would be equal; take nucleus")
+        if self.decoding.seed:
+            raise ValueError("decoding.seed: give caption.seed instead")
+        return self
+
+
+class Perceptual(Part):
+    """Near-duplicates by a 64-bit perceptual hash."""
+
+    max_distance: int = Field(default=4, ge=0, le=32)
+    """Hamming distance in bits."""
+
+
+class Semantic(Part):
+    """Near-duplicates by the matcher's image embedding."""
+
+    min_similarity: float = Field(default=0.97, gt=0, le=1)
+    """Cosine."""
+
+
+class EvalSet(Part):
+    """An evaluation set whose images must not be trained on."""
+
+    path: str
+    """Parquet with an image column."""
+    name: str = ""
+    """By default the file's name without suffix."""
+    max_distance: int | None = Field(default=4, ge=0, le=32)
+    """Perceptual hash, bits; null leaves it out."""
+    min_similarity: float | None = Field(default=0.97, gt=0, le=1)
+    """Embedding's cosine; null leaves it out."""
+
+
+class Dedup(Part):
+    """Duplicates are marked, never removed; `select` rejects the marked rows. Human rows are never marked."""
+
+    exact: bool = True
+    """Equal decoded pixels."""
+    perceptual: Perceptual | None = Perceptual()
+    semantic: Semantic | None = Semantic()
+    url_text: bool = True
+    """Equal url and equal text."""
+    decontaminate: list[EvalSet] = Field(default=[])
+    skip_models: bool = True
+    """Rows marked before the models run are neither captioned nor scored."""
+
+
+class Thresholds(Part):
+    """Least scores of a text; null takes the one of `select`."""
+
+    itm_threshold: float | None = Field(default=None, ge=0, le=1)
+    itc_threshold: float | None = Field(default=None, ge=-1, le=1)
+
+
+class Select(Part):
+    """What is kept, decided from stored scores."""
+
+    policy: Literal["itm_threshold", "itc_threshold", "both", "either", "top_k", "keep_all"] = "itm_threshold"
+    """itm_threshold: the paper's. both, either: of ITM and ITC. top_k: the best `top_k` texts of an image by `rank_by`,
+    no threshold. keep_all: whatever is no duplicate and not refused."""
+    itm_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Least P(match)."""
+    itc_threshold: float = Field(default=0.25, ge=-1, le=1)
+    """Least cosine."""
+    per_source: dict[Literal["web", "synthetic"], Thresholds] = Field(default={})
+    top_k: int = Field(default=1, ge=1)
+    rank_by: Literal["itm", "itc"] = "itm"
+    """Order of an image's texts for `top_k` and `max_texts_per_image`."""
+    max_texts_per_image: int | None = Field(default=None, ge=1)
+    """Applied after the policy."""
+
+
+class EmitParquet(Part):
+    """`data/train-*.parquet` in the layout of `datasets`: one row a kept pair."""
+
+    format: Literal["parquet"]
+    rows_per_file: int = Field(default=10_000, ge=1)
+
+
+class EmitWebDataset(Part):
+    """`webdataset/*.tar`: key.jpg (as it was), key.txt, key.json."""
+
+    format: Literal["webdataset"]
+    rows_per_file: int = Field(default=10_000, ge=1)
+
+
+class EmitBlipJson(Part):
+    """`blip_json/`: the web and the synthetic list apart, as BLIP's released ones."""
+
+    format: Literal["blip_json"]
+    link: Literal["image", "url"] = "image"
+    """image: files are written beside the lists. url: {"url", "caption"}; rows without a url are left out, counted."""
+
+
+class EmitPairs(Part):
+    """`pairs/pairs.parquet`: uids and texts, no images."""
+
+    format: Literal["pairs"]
+
+
+Emit = Annotated[EmitParquet | EmitWebDataset | EmitBlipJson | EmitPairs, Field(discriminator="format")]
+
+
+class Resources(Part):
+    """What one actor of a stage takes, and how many there may be."""
+
+    num_cpus: float = Field(default=1, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
+    min_actors: int = Field(default=1, ge=1)
+    max_actors: int | None = Field(default=None, ge=1)
+    """By default as many as the cluster's CPUs or GPUs hold."""
+
+
+class Truth(Part):
+    """A labelled sample: after the run, the funnel says how the filter did on it. No stage reads it."""
+
+    path: str
+    """Parquet with the columns `key` (string) and `matches` (bool: the web text is this image's own)."""
+    source: str = ""
+    """Name of the source that the keys are of; the first web source by default."""
+
+
+StageName = Literal["ingest", "near", "caption", "score", "dedup", "select", "emit"]
+
+
+class Pipeline(Part):
+    """The whole file."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """Names the run's folder (runs/NAME) and its dataset."""
+    sources: list[Source] = Field(min_length=1)
+    ingest: Ingest = Ingest()
+    caption: Captioning | None = None
+    """Left out: no synthetic captions."""
+    score: ModelUse | None = None
+    """Left out: nothing is judged; `select.policy` must then be keep_all."""
+    dedup: Dedup = Dedup()
+    select: Select = Select()
+    emit: list[Emit] = Field(default=[EmitParquet(format="parquet")])
+    resources: dict[StageName, Resources] = Field(default={})
+    truth: Truth | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Pipeline":
+        names = [source_name(source) for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sources: two are named {name!r}; give them different `name`s (uids are made of it)")
+        formats = [part.format for part in self.emit]
+        if len(set(formats)) < len(formats):
+            raise ValueError(f"emit: {', '.join(formats)}: each format once")
+        if self.score is None:
+            self._check_unscored()
+        return self
+
+    def _check_unscored(self) -> None:
+        if self.select.policy != "keep_all":
+            raise ValueError(f"select.policy: {self.select.policy} needs scores; add `score`, or take keep_all")
+        if self.dedup.semantic is not None:
+            raise ValueError("dedup.semantic: needs score's embedding; add `score`, or set it to null")
+        if any(part.min_similarity is not None for part in self.dedup.decontaminate):
+            raise ValueError("dedup.decontaminate: min_similarity needs `score`; add it, or set it to null")
+
+    def source(self, name: str) -> Source:
+        """The source of that name."""
+        return next(source for source in self.sources if source_name(source) == name)
+
+
+def source_name(source: Source) -> str:
+    """The stated name, or the path's last part without its suffix."""
+    return source.name or Path(source.path).stem
+
+
+def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeline:
+    """Read, override, make paths absolute, validate.
+
+    Args:
+        path: a file, or the name of a shipped pipeline (demo). A file with `base: RUN` starts from that run's pipeline.
+        settings: `a.b=c` each, as `--set` takes them.
+
+    Raises:
+        ConfigError: naming file, key, value and what is allowed.
+    """
+    path = find_yaml(path, "sources", "pipeline")
+    raw = read_yaml(path)
+    if "recipe" in raw:
+        raise ConfigError(f"{path}: this is a training recipe; use `capfilt train {path}`")
+    anchor(raw, path.resolve().parent, _FILES, _NAMES)
+    for setting in settings or []:
+        override(raw, setting)
+    anchor(raw, Path.cwd(), _FILES, _NAMES)
+    return validate(raw, str(path))
+
+
+def validate(raw: dict[str, Any], where: str) -> Pipeline:
+    """A parsed document as a Pipeline. Raises ConfigError, one line a mistake."""
+    try:
+        return Pipeline.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(describe(error, where, Pipeline)) from error
