@@ -1,3 +1,27 @@
-"""capfilt: BLIP's CapFilt, open and complete: noisy image-text pairs in, a bootstrapped dataset out."""
+"""capfilt: BLIP's CapFilt, open and complete: noisy image-text pairs in, a bootstrapped dataset out.
+
+from capfilt import Pipeline, load_pipeline, run, select, open_run
+result = run("demo", out="runs/demo")
+result.accounting, result.dataset
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Pipeline", "Result", "load_pipeline", "open_run", "run", "select"]
+
+if TYPE_CHECKING:
+    from capfilt.driver import Result, run, select
+    from capfilt.pipeline import Pipeline, load_pipeline
+    from capfilt.rundir import open_run
+
+_HOMES = {"Pipeline": "pipeline", "load_pipeline": "pipeline", "open_run": "rundir"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when first asked for: `capfilt --help` need not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'capfilt' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"capfilt.{_HOMES.get(name, 'driver')}"), name)

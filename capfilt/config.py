@@ -20,8 +20,8 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def find_yaml(name: str | Path, key: str, what: str) -> Path:
-    """The file itself, or the shipped one of that name which has `key` at its top (`recipe`, `sources`).
+def find_yaml(name: str | Path, keys: tuple[str, ...], what: str) -> Path:
+    """The file itself, or the shipped one of that name which has one of `keys` at its top (`recipe`, `sources`).
 
     Raises:
         ConfigError: neither; with a guess at what was meant.
@@ -33,7 +33,7 @@ def find_yaml(name: str | Path, key: str, what: str) -> Path:
         p.relative_to(root).with_suffix("").as_posix(): p
         for root in SHIPPED
         for p in root.rglob("*.yaml")
-        if f"\n{key}:" in "\n" + p.read_text(encoding="utf-8")
+        if any(f"\n{key}:" in "\n" + p.read_text(encoding="utf-8") for key in keys)
     }
     if str(name) in known:
         return known[str(name)]

@@ -33,6 +33,12 @@ class TrainingError(CapfiltError):
     exit_code = 3
 
 
+class RunError(CapfiltError):
+    """A run cannot go on (disk full, a stage's worker dies whatever its input); finished shards stay."""
+
+    exit_code = 3
+
+
 def listed(names: list[str], limit: int) -> str:
     """The first `limit` names in order, and how many more there are: for messages."""
     return ", ".join(sorted(names)[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -2,11 +2,16 @@
 
 import hashlib
 import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 
 import imagehash
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from capfilt.errors import DataError
 from capfilt.models.blip.image import to_rgb
@@ -26,6 +31,13 @@ _UPRIGHT = {
 }
 
 
+_STRIP = 64
+"""Rows hashed at once, to need no second copy of the pixels."""
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+warnings.filterwarnings("ignore", module=r"PIL\.")
+"""What Pillow warns of (large images, broken EXIF) is either refused here or does no harm."""
+
+
 class ImageError(DataError):
     """Bytes that are no image that capfilt takes; `reason` is the word that a row's `reason` column gets."""
 
@@ -34,26 +46,60 @@ class ImageError(DataError):
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a decoded image is."""
+
+    width: int
+    """Pixels, upright."""
+    height: int
+    format: str
+    """One of FORMATS."""
+    pixels_sha256: str
+    phash: int
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Image.Image:
     """An upright RGB image from JPEG, PNG, WEBP or GIF (first frame) bytes; transparency is laid over white.
 
     `draft_side` lets a JPEG be decoded at 1/2, 1/4 or 1/8 as long as its shorter side stays at least that long.
     Raises ImageError: `bomb` if the header states more than `max_pixels`, `image_unreadable` if the bytes are of
-    another format, broken or truncated.
+    another format, broken or truncated. Above 178,956,970 pixels Pillow calls it a bomb itself.
     """
+    with _opened(data, max_pixels) as image:
+        if draft_side is not None:
+            _draft(image, draft_side)
+        image.load()
+        return _upright(image, to_rgb(image))
+
+
+def examine(data: bytes, max_pixels: int = MAX_PIXELS) -> Facts:
+    """Decodes the whole image. Raises ImageError as `decode_image` does."""
+    with _opened(data, max_pixels) as image:
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # JPEG with a second picture at its end
+        image.load()
+        upright = _upright(image, to_rgb(image))
+    return Facts(upright.width, upright.height, kind, pixels_sha256(upright), phash(upright))
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """The image with its header read; whatever goes wrong in the block becomes an ImageError."""
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 told = f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}"
                 raise ImageError("bomb", told)
-            if draft_side is not None:
-                _draft(image, draft_side)
-            image.load()
-            return _upright(image, to_rgb(image))
+            yield image
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("bomb", f"image is above Pillow's own cap ({error})") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("image_unreadable", "image cannot be decoded (no JPEG, PNG, WEBP or GIF)") from error
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on hostile bytes
-        raise ImageError("image_unreadable", f"image cannot be decoded ({type(error).__name__}: {error})") from error
+        told = _ADDRESS.sub("", f"{type(error).__name__}: {error}")
+        raise ImageError("image_unreadable", f"image cannot be decoded ({told})") from error
 
 
 def _draft(image: Image.Image, side: int) -> None:
@@ -73,7 +119,10 @@ def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
 
 def pixels_sha256(image: Image.Image) -> str:
     """64 hex digits over size and RGB pixels: equal for the same picture in two lossless files."""
-    return hashlib.sha256(b"%d %d " % image.size + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(b"%d %d " % image.size)
+    for top in range(0, image.height, _STRIP):
+        digest.update(image.crop((0, top, image.width, min(top + _STRIP, image.height))).tobytes())
+    return digest.hexdigest()
 
 
 def phash(image: Image.Image) -> int:

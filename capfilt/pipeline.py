@@ -11,12 +11,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from capfilt.config import Part, anchor, describe, find_yaml, override, read_yaml
 from capfilt.errors import ConfigError
-from capfilt.models.blip.decoding import Decoding
+from capfilt.models.decoding import Decoding
 
 Role = Literal["web", "human"]
 SourceType = Literal["parquet", "folder", "webdataset", "img2dataset", "datasets", "blip_json"]
-_FILES = ("sources.*.path", "sources.*.image_root", "dedup.decontaminate.*.path", "ingest.block_sha256", "truth.path")
-_NAMES = ("caption.model", "score.model", "caption.tokenizer", "score.tokenizer", "base")
+_FILES = (
+    "base", "sources.*.path", "sources.*.image_root", "dedup.decontaminate.*.path", "ingest.block_sha256", "truth.path",
+)  # fmt: skip
+_NAMES = ("caption.model", "score.model", "caption.tokenizer", "score.tokenizer")
 
 
 class Source(Part):
@@ -30,7 +32,8 @@ class Source(Part):
     role: Role = "web"
     """web: its texts are judged and its images captioned. human: kept as they are, neither captioned nor filtered."""
     columns: dict[Literal["image", "text", "url", "key"], str] = Field(default={})
-    """Column names where the usual ones (README, `Columns that are understood`) do not fit."""
+    """Column names where the usual ones (README, `Columns that are understood`) do not fit; text: "" says that there is
+    none."""
     image_root: str | None = None
     """blip_json: folder that the list's image paths are relative to; the list's own folder by default."""
 
@@ -44,7 +47,7 @@ class Ingest(Part):
     """Pixels; a shorter side: `image_too_small`."""
     max_aspect: float = Field(default=20.0, ge=1)
     """Longer side / shorter side; beyond: `aspect`."""
-    max_pixels: int = Field(default=89_478_485, ge=1)
+    max_pixels: int = Field(default=89_478_485, ge=1, le=178_956_970)
     """Width * height from the header, before anything is decoded; more is quarantined as `bomb`."""
     max_bytes: int = Field(default=64 * 2**20, ge=1)
     """An image file's size; more is quarantined as `too_many_bytes`."""
@@ -210,6 +213,8 @@ class Pipeline(Part):
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][\w.-]*$")
     """Names the run's folder (runs/NAME) and its dataset."""
+    base: str | None = None
+    """A run to go on with: its pipeline with this file's keys in place of its own, in its folder."""
     sources: list[Source] = Field(min_length=1)
     ingest: Ingest = Ingest()
     caption: Captioning | None = None
@@ -263,7 +268,7 @@ def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeli
     Raises:
         ConfigError: naming file, key, value and what is allowed.
     """
-    path = find_yaml(path, "sources", "pipeline")
+    path = find_yaml(path, ("sources", "base"), "pipeline")
     raw = read_yaml(path)
     if "recipe" in raw:
         raise ConfigError(f"{path}: this is a training recipe; use `capfilt train {path}`")
@@ -271,7 +276,29 @@ def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeli
     for setting in settings or []:
         override(raw, setting)
     anchor(raw, Path.cwd(), _FILES, _NAMES)
+    if "base" in raw:
+        raw = _on_base(raw, path)
     return validate(raw, str(path))
+
+
+def with_settings(pipeline: Pipeline, settings: list[str], where: str) -> Pipeline:
+    """The pipeline with `a.b=c` settings laid over it. Raises ConfigError."""
+    raw = pipeline.model_dump(mode="json")
+    for setting in settings:
+        override(raw, setting)
+    anchor(raw, Path.cwd(), _FILES, _NAMES)
+    return validate(raw, where)
+
+
+def _on_base(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The pipeline of the run that `base` names, with this file's keys in place of its own."""
+    file = Path(str(raw["base"])) / "run.json"
+    if not file.is_file():
+        raise ConfigError(f"{path}: base: no finished run there ({file} is missing)")
+    found = read_yaml(file).get("pipeline")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: base: {file} has no pipeline in it")
+    return {**found, "name": file.parent.name, **raw}
 
 
 def validate(raw: dict[str, Any], where: str) -> Pipeline:

@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -79,25 +80,47 @@ class ShardWriter:
             if len(self._pending) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
                 self._flush()
 
+    def write_table(self, rows: pa.Table) -> None:
+        """Append a table of the schema's columns, in row groups of GROUP_ROWS; not for images."""
+        self._flush()
+        rows = rows.select(self.schema.names).cast(self.schema)
+        self._writer.write_table(rows, row_group_size=GROUP_ROWS)
+        self._rows += rows.num_rows
+        if "status" in self.schema.names:
+            self._counts.update(map(str, rows["status"].to_pylist()))
+
     def _flush(self) -> None:
         if not self._pending:
             return
-        self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
+        self._writer.write_table(self._table(self._pending))
         self._rows += len(self._pending)
         if "status" in self.schema.names:
             self._counts.update(str(row["status"]) for row in self._pending)
         self._pending, self._bytes = [], 0
 
+    def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        try:
+            return pa.Table.from_pylist(rows, schema=self.schema)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            if len(rows) == 1:
+                raise DataError(f"{self.path}: row {rows[0].get('uid')}: {error}; mend what wrote it") from error
+            for row in rows:
+                self._table([row])
+            raise
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            with closing(self._writer):
+                if kind is None:
+                    self._flush()
             if kind is None:
-                self._flush()
+                self._commit()
         finally:
-            self._writer.close()
-            if kind is not None:
-                self._temporary.unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)
+
+    def _commit(self) -> None:
         with self._temporary.open("rb") as file:
             os.fsync(file.fileno())
         facts = {

@@ -6,7 +6,7 @@ truth.parquet, which row is what. The human-annotated part shares no picture and
 
     apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     for deb in lomiri-*.deb; do dpkg-deb -x $deb lomiri; done
-    python data/build_sample.py --clipart clipart.parquet --lomiri lomiri --out data/sample
+    python data/build_sample.py --clipart clipart.parquet --lomiri lomiri --out data/sample --rest data/clipart.parquet
 
 clipart.parquet is what `build_clipart.py` writes. Equal seeds give equal bytes with one version of Pillow and pyarrow.
 """
@@ -222,7 +222,12 @@ def main() -> None:
     parser.add_argument("--clipart", type=Path, required=True, help="the Parquet that build_clipart.py wrote")
     parser.add_argument("--lomiri", type=Path, required=True, help="where the Lomiri wallpapers lie unpacked")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write, data/sample")
+    parser.add_argument("--rest", type=Path, help="also write the clip-art that no sample is drawn from, for training")
     args = parser.parse_args()
+    if args.rest:
+        table = pq.read_table(args.clipart)
+        outside = [not is_sample(image_id) for image_id in table["image_id"].to_pylist()]
+        pq.write_table(table.filter(pa.array(outside)), args.rest, compression="zstd", row_group_size=256)
     clipart, vocabulary = clipart_pictures(args.clipart)
     eligible = [*(picture for picture in clipart if is_sample(picture.image_id)), *photographs(args.lomiri)]
     rng = random.Random(SEED)

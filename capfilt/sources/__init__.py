@@ -1,0 +1,36 @@
+"""Where pairs come from: one reader a format, all giving the same rows."""
+
+from collections.abc import Callable
+
+from capfilt.pipeline import Ingest, Source
+from capfilt.sources.base import RawRow, Reader
+from capfilt.sources.blip_json import BlipJsonReader
+from capfilt.sources.datasets_disk import DatasetsReader
+from capfilt.sources.folder import FolderReader
+from capfilt.sources.img2dataset import open_img2dataset
+from capfilt.sources.parquet import ParquetReader
+from capfilt.sources.webdataset import WebDatasetReader
+
+__all__ = ["RawRow", "Reader", "open_source"]
+
+_READERS: dict[str, Callable[[Source, int], Reader]] = {
+    "parquet": ParquetReader,
+    "folder": FolderReader,
+    "webdataset": WebDatasetReader,
+    "img2dataset": open_img2dataset,
+    "datasets": DatasetsReader,
+    "blip_json": BlipJsonReader,
+}
+
+
+def open_source(source: Source, max_bytes: int = Ingest().max_bytes) -> Reader:
+    """The reader of a source's type. Files are listed, none is read.
+
+    Args:
+        source: as the pipeline file has it.
+        max_bytes: a larger image is not read; its row says `too_many_bytes`.
+
+    Raises:
+        ConfigError: its path or image_root is not there, or holds nothing of that type.
+    """
+    return _READERS[source.type](source, max_bytes)

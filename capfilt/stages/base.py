@@ -12,6 +12,8 @@ from capfilt.pipeline import Pipeline
 from capfilt.shards import shard_name
 
 NOTHING: frozenset[int] = frozenset()
+KILLED = "killed its worker"
+"""The error of a row that was left out because its worker died on it each time."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer, wordpie
 from capfilt.models.hub import resolve
 from capfilt.training.parts import ModelPart, Shape
 from capfilt.training.recipe import Recipe
-from capfilt.training.towers import other_half, take_text, take_vision
+from capfilt.training.towers import other_half, take_projection, take_text, take_vision
 
 
 def initial_model(recipe: Recipe) -> tuple[MED, TextTokenizer]:
@@ -29,8 +29,12 @@ def initial_model(recipe: Recipe) -> tuple[MED, TextTokenizer]:
     med, tokenizer = _from_checkpoint(part, size, halves) if part.init else _from_shape(part, size, halves)
     if part.vision_init:
         take_vision(med.vision, resolve(part.vision_init), med.config.vision.grid)
+        if halves["encoder"]:
+            take_projection(med.vision_proj, resolve(part.vision_init))
     if part.text_init:
         take_text(med.text, resolve(part.text_init))
+        if halves["encoder"]:
+            take_projection(med.text_proj, resolve(part.text_init))
     tokenizer.max_tokens = recipe.data.max_tokens
     room = med.config.text.max_positions
     if recipe.data.max_tokens > room:

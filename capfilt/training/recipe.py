@@ -100,7 +100,7 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
     Raises:
         ConfigError: naming file, key, value and what is allowed.
     """
-    path = find_yaml(path, "recipe", "recipe")
+    path = find_yaml(path, ("recipe",), "recipe")
     raw = read_yaml(path)
     anchor(raw, path.resolve().parent, _FILES, _FILES_OR_NAMES)
     for setting in settings or []:

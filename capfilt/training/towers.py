@@ -55,6 +55,18 @@ def take_text(text: nn.Module, path: Path) -> None:
     _copy(text, {name: tensor for name, tensor in state.items() if name not in unused}, path, "text")
 
 
+@torch.no_grad()
+def take_projection(projection: nn.Module, path: Path) -> None:
+    """Fill an ITC projection from a warm start's proj.safetensors, where there is one beside its tower.
+
+    Raises:
+        CheckpointError: it is of another shape.
+    """
+    file = path / "proj.safetensors"
+    if file.is_file():
+        _copy(projection, load_file(file), file, "projection")
+
+
 def other_half(name: str) -> str:
     """The same weight's name in the other self-attention."""
     return name.replace(".decoder.", ".encoder.") if ".decoder." in name else name.replace(".encoder.", ".decoder.")

@@ -2,7 +2,7 @@
 
 from capfilt.evaluation import evaluate_captioner, evaluate_matcher, load_pairs
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.decoding import Decoding
+from capfilt.models.decoding import Decoding
 from capfilt.training.parts import Validation
 
 MAX_LENGTH = 30

@@ -121,6 +121,24 @@ def test_towers_from_blip_folders_and_warm_starts(
     assert torch.equal(captioner[name], have[name.replace(DECODER, ENCODER)])
 
 
+def test_projections_come_with_their_warm_start(tiny_recipe: Recipes, tmp_path: Path) -> None:
+    path = tiny_recipe()
+    fresh = start(path)[1]
+    for part in ("vision", "text"):
+        (tmp_path / part).mkdir()
+        tower = {n.removeprefix(f"{part}."): t for n, t in fresh.items() if n.startswith(f"{part}.")}
+        save_file({name: tensor.clone() for name, tensor in tower.items()}, tmp_path / part / f"{part}.safetensors")
+        save_file({"weight": torch.ones(16, 32), "bias": torch.zeros(16)}, tmp_path / part / "proj.safetensors")
+    vision = start(path, f"model.vision_init={tmp_path / 'vision'}")[1]
+    assert (vision["vision_proj.weight"] == 1).all()
+    assert torch.equal(vision["text_proj.weight"], fresh["text_proj.weight"])
+    text = start(path, f"model.text_init={tmp_path / 'text'}")[1]
+    assert (text["text_proj.weight"] == 1).all()
+    save_file({"weight": torch.ones(8, 32), "bias": torch.zeros(8)}, tmp_path / "text/proj.safetensors")
+    with pytest.raises(CheckpointError, match=r"projection \w+ is \(8"):
+        start(path, f"model.text_init={tmp_path / 'text'}")
+
+
 def test_towers_from_a_plain_vit_and_a_bert(tiny_recipe: Recipes, tiny_med: Med, tmp_path: Path) -> None:
     have, path = tiny_med()[0].state_dict(), tiny_recipe()
     vit = {

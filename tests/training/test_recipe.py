@@ -116,7 +116,7 @@ def test_shipped_recipes_go_by_name_and_an_unknown_one_gets_a_guess(tmp_path: Pa
     names = {p.relative_to(SHIPPED[1]).with_suffix("").as_posix() for p in SHIPPED[1].rglob("*.yaml")}
     assert names >= {"tiny/pretrain", "tiny/captioner", "tiny/filter"}
     for name in names & {"tiny/pretrain", "tiny/captioner", "tiny/filter"}:
-        raw: Any = yaml.safe_load(find_yaml(name, "recipe", "recipe").read_text())
+        raw: Any = yaml.safe_load(find_yaml(name, ("recipe",), "recipe").read_text())
         assert raw["recipe"] == name.removeprefix("tiny/")
         assert load_recipe(name).recipe == raw["recipe"]
     assert "did you mean tiny/captioner?" in refusal("tiny/captionr")

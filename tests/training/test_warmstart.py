@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +15,8 @@ from torch import nn
 from capfilt.models.blip.checkpoint import save
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.med import MED
-from capfilt.training.warmstart import distill, views
+from capfilt.text import pre_caption
+from capfilt.training.warmstart import distill, joint, views
 from capfilt.training.warmstart.text import choose_vocab, embeddings
 
 
@@ -75,12 +77,77 @@ def test_boxes_lie_inside_the_image() -> None:
 
 def test_a_student_learns_and_its_tower_is_saved(stored: Path, tmp_path: Path) -> None:
     options = {"views": [f"{stored}:2"], "out": tmp_path / "out", "init": None, "val": str(stored), "steps": 12}
+    options |= {"joint": None, "keep": 48}
     shape = {"batch": 8, "lr": 0.03, "layers": 4, "width": 64, "seed": 0, "threads": 1}
     distill.train(argparse.Namespace(**options, **shape))
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["val_pooled"] < lines[0]["val_pooled"]
     tower = distill.VisionTower(distill.VisionConfig(**json.loads((tmp_path / "out" / "vision.json").read_text())))
     tower.load_state_dict(load_file(tmp_path / "out" / "vision.safetensors"))
+
+
+def test_cut_pictures_bring_their_cells_and_their_share_of_the_whole(stored: Path) -> None:
+    batch = distill.Views([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
+    pixels, pooled, maps, inner = distill.cut(batch, np.random.default_rng(1))
+    foreign = (maps == batch[2].roll(1, 0)).all(-1) & (maps != batch[2]).any(-1)
+    share = foreign.float().mean(1)
+    assert 0 < share.max() < 1
+    cells = foreign[share.argmax()]
+    whole = share.max()
+    assert torch.allclose(pooled, batch[1].lerp(batch[1].roll(1, 0), whole), atol=1e-4)
+    row = int(share.argmax())
+    taken = pixels[row] == batch[0].roll(1, 0)[row]
+    patches = taken.all(0).unfold(0, 16, 16).unfold(1, 16, 16).flatten(2).all(-1).flatten()
+    assert patches[cells].all()
+    assert torch.equal(inner[row][cells], batch[3].roll(1, 0)[row][cells])
+
+
+def test_jitter_keeps_pixels_in_range_and_changes_them() -> None:
+    pixels = torch.rand(3, 3, 8, 8)
+    found = distill.jittered(pixels)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert not torch.equal(found, pixels)
+
+
+def fake_sentences(texts: list[str]) -> np.ndarray:
+    """(N, 384): a text's letters, hashed."""
+    rows = [np.random.default_rng(list(text.encode())).standard_normal(384) for text in texts]
+    return np.stack(rows).astype(np.float32)
+
+
+def test_heads_agree_on_the_pairs_and_both_towers_learn_their_side(
+    stored: Path, tiny_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint, "COLUMNS", ("long", "text"))
+    pairs = joint.Pairs([str(stored)], fake_sentences)
+    texts = pq.read_table(tiny_pairs)["long"].to_pylist()
+    assert torch.equal(pairs.texts[:, 0], torch.from_numpy(fake_sentences([pre_caption(text) for text in texts])))
+    assert sorted(pairs.rows.tolist()) == [row for row in range(len(texts)) for _ in range(2)]
+    torch.manual_seed(0)
+    heads = joint.Heads(hidden=64, drop=0.0)
+    joint.train(heads, pairs, argparse.Namespace(steps=60, batch=32, web=0.0))
+    images, words = heads.images(pairs.features.float()), heads.texts(pairs.texts[pairs.rows, 0])
+    assert joint.measure(images, words)["itc_auc"] > 0.6
+    torch.save(joint.Heads().state_dict(), tmp_path / "joint.pt")
+    options = {
+        "views": [str(stored)],
+        "out": tmp_path / "out",
+        "init": None,
+        "val": str(stored),
+        "steps": 3,
+        "keep": 60,
+    }
+    shape = {"batch": 8, "lr": 0.03, "layers": 4, "width": 64, "seed": 0, "threads": 1}
+    distill.train(argparse.Namespace(**options, **shape, joint=str(tmp_path / "joint.pt")))
+    assert load_file(tmp_path / "out/proj.safetensors")["weight"].shape == (256, 64)
+    assert "joint" in (tmp_path / "out/log.jsonl").read_text()
+
+
+def test_measure_counts_a_tie_against_the_pair() -> None:
+    images = torch.eye(10)
+    assert joint.measure(images, images) == {"t2i_r1": 1.0, "t2i_r10": 1.0, "itc_auc": 1.0}
+    assert joint.measure(torch.ones(10, 1), torch.ones(10, 1))["t2i_r1"] == 0.0
 
 
 def test_a_checkpoints_tower_goes_on(stored: Path, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from torch import Tensor
 from capfilt.errors import ConfigError, InputError
 from capfilt.models.blip import checkpoint
 from capfilt.models.blip.config import MEDConfig
-from capfilt.models.blip.decoding import Decoding, generate
+from capfilt.models.blip.decoding import generate
 from capfilt.models.blip.image import ImageProcessor, read_processor
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED, select_kv
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
+from capfilt.models.decoding import Decoding
 from capfilt.models.hub import resolve
 from capfilt.models.protocols import Caption, Match, PixelBatch
 
@@ -141,14 +142,19 @@ class Blip:
         self.require("matcher")
         if len(images) != len(texts):
             raise InputError(f"{len(images)} images but texts for {len(texts)}; give one list of texts an image")
+        return self.match(self.encode_images(images), texts)
+
+    @torch.inference_mode()
+    def match(self, image_states: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
+        """`score` of images that are already encoded: (B, P + 1, D) and B lists of texts."""
+        self.require("matcher")
         flat = [text for row in texts for text in row]
         if not flat:
             return [[] for _ in texts]
         index = torch.tensor([i for i, row in enumerate(texts) for _ in row], device=self.device)
         ids, mask = self._tokens(flat)
-        states = self.encode_images(images)
-        itc = (self.embed_images(states)[index] * self.med.text_features(ids, mask).float()).sum(-1).tolist()
-        itm = self._itm(self.med.cross_kv(states), ids, mask, index).softmax(-1)[:, 1].tolist()
+        itc = (self.embed_images(image_states)[index] * self.med.text_features(ids, mask).float()).sum(-1).tolist()
+        itm = self._itm(self.med.cross_kv(image_states), ids, mask, index).softmax(-1)[:, 1].tolist()
         matches = iter([Match(itc=c, itm=p) for c, p in zip(itc, itm, strict=True)])
         return [[next(matches) for _ in row] for row in texts]
 
@@ -160,10 +166,15 @@ class Blip:
     @torch.inference_mode()
     def caption(self, images: PixelBatch, uids: Sequence[str], sample: int = 0) -> list[Caption]:
         """One caption an image, the prompt stripped; sampling is keyed on (seed, uid, sample, position)."""
+        return [captions[0] for captions in self.captions(images, uids, [sample])]
+
+    @torch.inference_mode()
+    def captions(self, images: PixelBatch, uids: Sequence[str], samples: Sequence[int]) -> list[list[Caption]]:
+        """For each image one caption a sample number, each as `caption` gives it; the images are encoded once."""
         self.require("captioner")
         if len(images) != len(uids):
             raise InputError(f"{len(images)} images but {len(uids)} uids; give one uid an image")
         image_kv = self.med.cross_kv(self.encode_images(images))
         prompt = self.tokenizer.prompt(self.decoding.prompt)
-        rows = generate(self.med, image_kv, prompt, uids, self.decoding, sample)
-        return [Caption(self.tokenizer.decode(ids), logprob) for ids, logprob in rows]
+        drawn = [generate(self.med, image_kv, prompt, uids, self.decoding, sample) for sample in samples]
+        return [[Caption(self.tokenizer.decode(ids), p) for ids, p in row] for row in zip(*drawn, strict=True)]

@@ -32,6 +32,7 @@ from capfilt.models.blip.checkpoint import load
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD
 from capfilt.models.blip.vision import VisionTower
+from capfilt.training.warmstart.joint import EMBED, Heads, load_heads
 from capfilt.training.warmstart.views import GRID, INNER
 
 BLOCKS = {1: slice(0, INNER[4]), 3: slice(INNER[4], INNER[4] + INNER[10])}
@@ -76,6 +77,37 @@ def flipped(batch: Batch) -> Batch:
     return torch.where(flip, pixels.flip(3), pixels), pooled, cells[0], cells[1]
 
 
+def cut(batch: Batch, rng: np.random.Generator) -> Batch:
+    """CutMix (Yun et al. 2019): a rectangle of cells from the next image, its targets with it, pooled ones by area.
+
+    The teacher's pooled feature is a mean over its cells, so mixing by area is nearly what it would say.
+    """
+    sides = rng.integers(1, GRID, size=2)
+    top, left = (int(rng.integers(0, GRID - n + 1)) for n in sides)
+    cell = torch.zeros(GRID, GRID, dtype=torch.bool)
+    cell[top : top + sides[0], left : left + sides[1]] = True
+    share, flat = cell.float().mean(), cell.flatten()[None, :, None]
+    pixels, pooled, maps, inner = batch
+    fine = cell.repeat_interleave(pixels.shape[-1] // GRID, 0).repeat_interleave(pixels.shape[-1] // GRID, 1)
+    return (
+        torch.where(fine, pixels.roll(1, 0), pixels),
+        pooled.lerp(pooled.roll(1, 0), share),
+        torch.where(flat, maps.roll(1, 0), maps),
+        torch.where(flat, inner.roll(1, 0), inner),
+    )
+
+
+def jittered(pixels: Tensor) -> Tensor:
+    """Brightness, contrast and saturation, each by a factor from 0.6 to 1.4 an image; targets stay."""
+    brightness, contrast, saturation = torch.empty(3, len(pixels), 1, 1, 1).uniform_(0.6, 1.4)
+    pixels = pixels * brightness
+    middle = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = middle + (pixels - middle) * contrast
+    grey = pixels.mean(1, keepdim=True)
+    coloured: Tensor = grey + (pixels - grey) * saturation
+    return coloured.clamp(0, 1)
+
+
 class Student(nn.Module):
     """The tower and its linear readers, with the targets' mean and scale."""
 
@@ -86,10 +118,11 @@ class Student(nn.Module):
     inner_mean: Tensor
     inner_scale: Tensor
     cells_unit: Tensor
+    joint_unit: Tensor
 
-    def __init__(self, config: VisionConfig, sample: Batch) -> None:
+    def __init__(self, config: VisionConfig, sample: Batch, joint: Heads | None = None) -> None:
         super().__init__()
-        self.tower = VisionTower(config)
+        self.tower, self.joint = VisionTower(config), joint
         _, pooled, maps, inner = sample
         self.readers = nn.ModuleDict({"pooled": nn.Linear(config.width, pooled.shape[1])})
         self.readers["cells"] = nn.Linear(config.width, maps.shape[2])
@@ -100,6 +133,9 @@ class Student(nn.Module):
             self.register_buffer(f"{name}_mean", flat.mean(0))
             self.register_buffer(f"{name}_scale", flat.std(0) ** power + 1e-3)
         self.register_buffer("cells_unit", (scaled(maps, self.cells_mean, self.cells_scale)).pow(2).mean())
+        if joint is not None:
+            self.readers["joint"] = nn.Linear(config.width, EMBED)
+            self.joint_unit = joint.images(pooled).var(0).mean()
         self._seen: dict[int, Tensor] = {}
         for block in BLOCKS:
             self.tower.blocks[block].register_forward_hook(self._keep(block))
@@ -110,17 +146,34 @@ class Student(nn.Module):
 
         return hook
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Shares of unexplained variance: pooled, cells, inner1, inner3."""
+    def forward(self, batch: Batch, keep: int | None = None) -> dict[str, Tensor]:
+        """Shares of unexplained variance: pooled, cells, inner1, inner3, joint; `keep`: patches of 64, drawn anew."""
         pixels, pooled, maps, inner = batch
-        states = self.tower(normalise(pixels))
+        seen = torch.arange(GRID * GRID) if keep is None else torch.randperm(GRID * GRID)[:keep].sort().values
+        maps, inner = maps[:, seen], inner[:, seen]
+        states = self._look(normalise(pixels), seen)
         inner = scaled(inner, self.inner_mean, self.inner_scale)
         terms: dict[str, tuple[Tensor, Tensor, Tensor | float]] = {
             "pooled": (states[:, 0], scaled(pooled, self.pooled_mean, self.pooled_scale), 1.0),
             "cells": (states[:, 1:], scaled(maps, self.cells_mean, self.cells_scale), self.cells_unit),
             **{f"inner{b}": (self._seen[b][:, 1:], inner[..., part], 1.0) for b, part in BLOCKS.items()},
         }
-        return {name: F.mse_loss(self.readers[name](x).float(), y) / unit for name, (x, y, unit) in terms.items()}
+        found = {name: F.mse_loss(self.readers[name](x).float(), y) / unit for name, (x, y, unit) in terms.items()}
+        if self.joint is not None:
+            mine = F.normalize(self.readers["joint"](states[:, 0]).float(), dim=-1)
+            found["joint"] = F.mse_loss(mine, self.joint.images(pooled)) / self.joint_unit
+        return found
+
+    def _look(self, pixels: Tensor, seen: Tensor) -> Tensor:
+        """The tower's forward pass over some of the patches."""
+        tower = self.tower
+        patches = tower.patch(pixels).flatten(2).transpose(1, 2)[:, seen] + tower.position[:, seen + 1]
+        first = (tower.class_token + tower.position[:, :1]).expand(len(patches), -1, -1)
+        x: Tensor = torch.cat([first, patches], dim=1)
+        for block in tower.blocks:
+            x = block(x)
+        out: Tensor = tower.norm(x)
+        return out
 
 
 def scaled(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -155,6 +208,10 @@ def save(student: Student, config: VisionConfig, out: Path, log: list[dict[str, 
     """vision.safetensors, vision.json, student.pt and the log."""
     out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in student.tower.state_dict().items()}, out / "vision.safetensors")
+    if student.joint is not None:
+        save_file(
+            {k: v.contiguous() for k, v in student.readers["joint"].state_dict().items()}, out / "proj.safetensors"
+        )
     torch.save(student.state_dict(), out / "student.pt")
     (out / "vision.json").write_text(json.dumps(asdict(config), indent=2))
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
@@ -169,12 +226,15 @@ def train(args: argparse.Namespace) -> None:
     views = Views(list(folders), list(weights))
     sample = views.batch(1024, rng)
     config = VisionConfig(args.width, args.layers, args.width // 64, 4 * args.width, sample[0].shape[-1], 16)
-    student = Student(config, sample)
+    student = Student(config, sample, load_heads(args.joint) if args.joint else None)
     if args.init:
         _go_on(student, Path(args.init))
     found, log, start = optimizers(student, args.lr), list[dict[str, float]](), time.time()
     for step in range(args.steps):
-        terms = _step(student, found, flipped(views.batch(args.batch, rng)), factor(step, args.steps))
+        batch = flipped(views.batch(args.batch, rng))
+        batch = cut(batch, rng) if rng.random() < 0.5 else batch
+        batch = jittered(batch[0]), *batch[1:]
+        terms = _step(student, found, batch, args.keep, factor(step, args.steps))
         if step % 50 == 0 or step == args.steps - 1:
             line = {"step": step, **terms, "s": time.time() - start}
             if step % 250 == 0 or step == args.steps - 1:
@@ -189,16 +249,20 @@ def _go_on(student: Student, init: Path) -> None:
     if init.is_dir():
         student.tower.load_state_dict(load(init).vision.state_dict())
     else:
-        student.load_state_dict(torch.load(init, weights_only=True))
+        missing = student.load_state_dict(torch.load(init, weights_only=True), strict=False).missing_keys
+        if any(not name.startswith(("joint", "readers.joint")) for name in missing):
+            raise SystemExit(f"{init}: not a student of this shape: {len(missing)} weights are missing")
 
 
-def _step(student: Student, found: list[torch.optim.Optimizer], batch: Batch, rate: float) -> dict[str, float]:
+def _step(
+    student: Student, found: list[torch.optim.Optimizer], batch: Batch, keep: int, rate: float
+) -> dict[str, float]:
     for optimizer in found:
         optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
     with torch.autocast("cpu", torch.bfloat16):
-        terms = student(batch)
+        terms = student(batch, keep)
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(student.parameters(), 2.0)
     for optimizer in found:
@@ -226,9 +290,11 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", required=True, help="folder[:weight] of views.py")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", help="student.pt of an earlier run, or a BLIP folder whose tower goes on")
+    parser.add_argument("--joint", help="heads of joint.py: the class token learns its image side as well")
     parser.add_argument("--val", help="a folder of views of held-out images, for the log")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--keep", type=int, default=44, help="patches of 64 that a step looks at")
     parser.add_argument("--lr", type=float, default=0.03, help="Muon's rate")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=192)

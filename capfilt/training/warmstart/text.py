@@ -2,7 +2,8 @@
 
 The vocabulary is BERT's own, cut to the pieces that the texts at hand use most (a longer piece that is left out falls
 apart into shorter ones), plus [DEC] and [ENC]. Embeddings start as MiniLM's, by PCA; then [CLS] learns, through a
-linear map, the sentence embedding. The result is a folder with tokenizer files and `text.safetensors`.
+linear map, the sentence embedding, and with `--joint` the text side of `joint.py`'s space through another. The result
+is a folder with tokenizer files, `text.safetensors` and `proj.safetensors`.
 
     python -m capfilt.training.warmstart.text --texts a.parquet:human_text,web_text b.parquet:web_text --out warm/text
 """
@@ -24,6 +25,8 @@ from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
 from capfilt.parquet import open_parquet
 from capfilt.text import pre_caption
+from capfilt.training.towers import take_text
+from capfilt.training.warmstart.joint import EMBED, load_heads
 
 
 def read_texts(sources: list[str], max_words: int) -> list[str]:
@@ -59,6 +62,11 @@ def choose_vocab(texts: list[str], tokenizer: Any, size: int) -> list[str]:
     return list(vocab)
 
 
+def known_vocab(folder: Path) -> list[str]:
+    """The tokens of an earlier result, but for [DEC] and [ENC]."""
+    return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")[:-2]
+
+
 def embeddings(vocab: list[str], tokenizer: Any, weight: Tensor, width: int) -> Tensor:
     """(size, width): MiniLM's word embeddings of these pieces by PCA, scaled to 0.05; [DEC] and [ENC] as [CLS]."""
     ids = tokenizer.convert_tokens_to_ids(vocab)
@@ -70,19 +78,36 @@ def embeddings(vocab: list[str], tokenizer: Any, weight: Tensor, width: int) -> 
     return scaled
 
 
+class Readers(nn.Module):
+    """[CLS] -> MiniLM's embedding, and -> the joint space where there is one."""
+
+    def __init__(self, width: int, joint: bool) -> None:
+        super().__init__()
+        self.sentence = nn.Linear(width, 384)
+        self.joint = nn.Linear(width, EMBED) if joint else None
+
+    def forward(self, states: Tensor, targets: Tensor) -> Tensor:
+        """(B, D) and (B, 384 [+ 256]) -> 1 - cosine to the sentence, + unexplained share of the joint side."""
+        loss = 1 - F.cosine_similarity(self.sentence(states).float(), targets[:, :384], dim=-1).mean()
+        if self.joint is not None:
+            mine, wanted = F.normalize(self.joint(states).float(), dim=-1), targets[:, 384:]
+            loss = loss + F.mse_loss(mine, wanted) / wanted.var(0).mean()
+        return loss
+
+
 def distil(
     text: TextTransformer, tokenizer: TextTokenizer, texts: list[str], targets: Tensor, args: argparse.Namespace
-) -> nn.Linear:
-    """AdamW on 1 - cosine([CLS] through a linear map, the teacher's embedding)."""
-    reader = nn.Linear(text.word.embedding_dim, targets.shape[1])
-    parameters = [*text.parameters(), *reader.parameters()]
+) -> Readers:
+    """AdamW on what `Readers` misses."""
+    readers = Readers(text.word.embedding_dim, targets.shape[1] > 384)
+    parameters = [*text.parameters(), *readers.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     text.train()
     for step in range(args.steps):
         rows = torch.randint(len(texts) - args.held, (args.batch,)).tolist()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = _miss(text, reader, tokenizer, [texts[i] for i in rows], targets[rows])
+            loss = _miss(text, readers, tokenizer, [texts[i] for i in rows], targets[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -90,18 +115,18 @@ def distil(
         if step % 100 == 0 or step == args.steps - 1:
             text.eval()
             with torch.no_grad():
-                held = _miss(text, reader, tokenizer, texts[-args.held :], targets[-args.held :])
+                held = _miss(text, readers, tokenizer, texts[-args.held :], targets[-args.held :])
             text.train()
             print(json.dumps({"step": step, "miss": round(loss.item(), 4), "held": round(held.item(), 4)}), flush=True)
-    return reader
+    return readers
 
 
 def _miss(
-    text: TextTransformer, reader: nn.Linear, tokenizer: TextTokenizer, texts: list[str], targets: Tensor
+    text: TextTransformer, readers: Readers, tokenizer: TextTokenizer, texts: list[str], targets: Tensor
 ) -> Tensor:
     ids, mask = tokenizer.batch(texts)
-    states = text.run("encoder", ids, mask, None)[:, 0]
-    return 1 - F.cosine_similarity(reader(states).float(), targets, dim=-1).mean()
+    found: Tensor = readers(text.run("encoder", ids, mask, None)[:, 0], targets)
+    return found
 
 
 def main() -> None:
@@ -109,6 +134,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", nargs="+", required=True, help="file.parquet:column,column")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--joint", help="heads of joint.py")
+    parser.add_argument("--init", type=Path, help="an earlier result to go on with, its vocabulary too")
     parser.add_argument("--vocab", type=int, default=4000, help="tokens, [DEC] and [ENC] among them")
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=3)
@@ -129,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
     texts = read_texts(args.texts, args.max_words)
     texts = [texts[i] for i in torch.randperm(len(texts)).tolist()]
     model = teacher()
-    vocab = choose_vocab(texts, model.tokenizer, args.vocab)
+    vocab = choose_vocab(texts, model.tokenizer, args.vocab) if args.init is None else known_vocab(args.init)
     config = TextConfig(
         vocab_size=args.vocab, width=args.width, layers=args.layers, heads=args.width // 64, mlp_width=4 * args.width,
         max_positions=64, dropout=0.1, dec_id=len(vocab), sep_id=vocab.index("[SEP]"), pad_id=0,
@@ -139,13 +166,19 @@ def run(args: argparse.Namespace) -> None:
     weight = model[0].auto_model.embeddings.word_embeddings.weight.detach()
     with torch.no_grad():
         text.word.weight.copy_(embeddings(vocab, model.tokenizer, weight, args.width))
+    if args.init:
+        take_text(text, args.init)
     targets = torch.from_numpy(model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False))
     print(f"{len(texts)} texts embedded", flush=True)
-    distil(text, tokenizer, texts, targets, args)
+    if args.joint:
+        targets = torch.cat([targets, load_heads(args.joint).texts(targets)], dim=1)
+    readers = distil(text, tokenizer, texts, targets, args)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(args.out)
     kept = {k: v.contiguous() for k, v in text.state_dict().items() if "cross_attention" not in k}
     save_file(kept, args.out / "text.safetensors")
+    if readers.joint is not None:
+        save_file({k: v.contiguous() for k, v in readers.joint.state_dict().items()}, args.out / "proj.safetensors")
     (args.out / "text.json").write_text(json.dumps(asdict(config), indent=2))
 
 

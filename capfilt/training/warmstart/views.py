@@ -82,17 +82,24 @@ def normalised(pixels: Tensor) -> Tensor:
     return x.float().div_(127.5).sub_(1).bfloat16().contiguous(memory_format=torch.channels_last)
 
 
-def rows(path: Path, minimum: float | None, maximum: float | None) -> list[bytes]:
-    """Image bytes of the rows whose `photo_score` lies in [minimum, maximum)."""
+def rows(path: Path, minimum: float | None, maximum: float | None, column: str = "image") -> list[Any]:
+    """A column's values (image: the bytes) in the rows whose `photo_score` lies in [minimum, maximum)."""
     file = open_parquet(path)
     score = "photo_score" if "photo_score" in file.schema_arrow.names else None
-    table = file.read(columns=["image", *([score] if score else [])])
-    images = [row["bytes"] for row in table["image"].to_pylist()]
+    table = file.read(columns=[column, *([score] if score else [])])
+    values = [row["bytes"] if column == "image" else row for row in table[column].to_pylist()]
     if score is None:
-        return images
+        return values
     scores = table[score].to_pylist()
     low, high = minimum if minimum is not None else -1.0, maximum if maximum is not None else 2.0
-    return [b for b, s in zip(images, scores, strict=True) if low <= s < high]
+    return [value for value, s in zip(values, scores, strict=True) if low <= s < high]
+
+
+def order(images: int, args: argparse.Namespace) -> list[tuple[int, int]]:
+    """(image, view) of every stored row, as this process's share of them is drawn."""
+    mine = [(i, v) for i in range(images) for v in range(args.views)][args.shard :: args.shards]
+    random.Random(args.seed).shuffle(mine)
+    return mine
 
 
 @torch.inference_mode()
@@ -102,8 +109,7 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     images = rows(Path(args.pairs), args.min_score, args.max_score)
-    mine = [(i, v) for i in range(len(images)) for v in range(args.views)][args.shard :: args.shards]
-    random.Random(args.seed).shuffle(mine)
+    mine = order(len(images), args)
     basis = torch.from_numpy(np.load(args.basis)).float()  # (1280, C) PCA of the teacher's cells
     n, net = len(mine), teacher()
     pixels = np.lib.format.open_memmap(out / "pixels.npy", "w+", np.uint8, (n, args.size, args.size, 3))

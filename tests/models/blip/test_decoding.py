@@ -13,9 +13,10 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 from capfilt.errors import InputError
 from capfilt.models.blip.checkpoint import hub_tensors
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig, to_transformers
-from capfilt.models.blip.decoding import Decoding, generate
+from capfilt.models.blip.decoding import generate
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED, select_kv
+from capfilt.models.decoding import Decoding
 
 VOCAB, SEP, DEC = 60, 3, 58
 PROMPT = torch.tensor([DEC, 7, 8, 9])

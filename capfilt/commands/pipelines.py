@@ -1,0 +1,177 @@
+"""capfilt run, plan, select, inspect, sql, report, verify, schema, doctor."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from capfilt.commands import command, positive
+
+_RUN = """
+Run a pipeline: raw pairs in, a filtered and captioned dataset out. The same command goes on with a run that stopped.
+
+PIPELINE is a YAML file, or the name of one that ships (demo, coco_style, rescore). Paths in it are relative to the
+file; those of --set and --out to where the command runs.
+"""
+_RUN_AFTER = """
+examples:
+  capfilt run demo
+  capfilt run my.yaml --out runs/mine --set score.model=tiny/filter --set sources.0.path=my/pairs
+  RAY_ADDRESS=ray://head:10001 capfilt run my.yaml
+
+exit code: 0 done, 2 something to mend in pipeline or data, 3 the machine cannot go on (disk full), 4 done, but rows
+that killed their worker were quarantined, 130 interrupted
+"""
+_PLAN = "Say what `capfilt run` would do: what is done, and why the rest would run. Finds every mistake in the YAML."
+_SELECT = "Decide again from stored scores and write the dataset again; no model runs."
+_SELECT_AFTER = "example:\n  capfilt select runs/demo --set select.itm_threshold=0.7"
+_INSPECT = "The history of one row (texts, captions, scores, duplicates, verdicts), or samples by verdict."
+_SQL = "Ask a run with DuckDB: views pairs, captions, scores, duplicates, candidates, dataset."
+_SQL_AFTER = 'example:\n  capfilt sql runs/demo "select source, kept, count(*) from candidates group by all"'
+_REPORT = "Write the run's HTML report, one file without links."
+_VERIFY = "Check a run's folder: file hashes, rows, uids, the sum of all rows. Exit code 1 if something is wrong."
+_SCHEMA = "Print the JSON Schema of a pipeline file, for editors."
+_DOCTOR = "Say what this machine has for a run, and what is missing."
+
+
+def _run(args: argparse.Namespace) -> int:
+    from capfilt.driver import run
+
+    result = run(args.pipeline, out=args.out, settings=args.set, local=args.local, console=Console(stderr=True))
+    _ended(result)
+    return 4 if result.poisoned else 0
+
+
+def _select(args: argparse.Namespace) -> None:
+    from capfilt.driver import select
+
+    _ended(select(args.run_folder, args.set, console=Console(stderr=True)))
+
+
+def _ended(result: Any) -> None:
+    """Funnel, paths, what to do next."""
+    from capfilt.accounting import funnel
+
+    console, run = Console(), result.job.run
+    console.print(funnel(result.accounting))
+    if result.truth:
+        console.print(result.truth["sentence"])
+    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+    print(f"dataset  {shown / 'dataset'}\nreport   {shown / 'report.html'}\ntook     {result.seconds:.1f} s")
+    print(f"next     capfilt inspect {shown}\n         capfilt select {shown} --set select.itm_threshold=0.7")
+    print(f"         python -c \"from datasets import load_dataset; print(load_dataset('{shown / 'dataset'}'))\"")
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from capfilt.pipeline import load_pipeline
+    from capfilt.plan import make_plan, out_of
+    from capfilt.planned import describe, render
+
+    pipeline = load_pipeline(args.pipeline, args.set)
+    found = describe(make_plan(pipeline, out_of(pipeline, args.out)))
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(render(found))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from capfilt.inspect import history, render_history, samples
+    from capfilt.rundir import open_run
+    from capfilt.sql import render
+
+    job = open_run(args.run_folder).job
+    if args.uid is None:
+        Console().print(render(*samples(job, args.n)))
+    elif args.json:
+        print(json.dumps(history(job, args.uid), indent=2, ensure_ascii=False))
+    else:
+        Console().print(render_history(history(job, args.uid)))
+
+
+def _sql(args: argparse.Namespace) -> None:
+    from capfilt.rundir import open_run
+    from capfilt.sql import plain, query, render
+
+    columns, rows = query(open_run(args.run_folder).job, args.query)
+    if args.json:
+        print(json.dumps([dict(zip(columns, map(plain, row), strict=True)) for row in rows], ensure_ascii=False))
+    else:
+        Console().print(render(columns, rows))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from capfilt.driver import report
+
+    print(f"report  {report(args.run_folder, args.out)}")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from capfilt.verify import verify
+
+    wrong = verify(args.run_folder)
+    print("\n".join(wrong) if wrong else f"{args.run_folder}: every file, row and uid is as it was written")
+    return 1 if wrong else 0
+
+
+def _schema(args: argparse.Namespace) -> None:
+    from capfilt.pipeline import Pipeline
+
+    print(json.dumps(Pipeline.model_json_schema(), indent=2))
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from capfilt.doctor import examine, table
+
+    Console().print(table(examine(Path("runs"))))
+
+
+def add(commands: Any) -> None:
+    """Put them on the command line."""
+    run = command(commands, "run", _run, _RUN, _RUN_AFTER)
+    _pipeline(run)
+    run.add_argument("--local", action="store_true", help="in this process, without Ray")
+
+    plan = command(commands, "plan", _plan, _PLAN, "")
+    _pipeline(plan)
+    plan.add_argument("--json", action="store_true", help="for programs")
+
+    select = command(commands, "select", _select, _SELECT, _SELECT_AFTER)
+    _folder(select)
+    _set(select)
+
+    inspect = command(commands, "inspect", _inspect, _INSPECT, "")
+    _folder(inspect)
+    inspect.add_argument("uid", nargs="?", metavar="UID", help="16 hex digits; without it, samples by verdict")
+    inspect.add_argument("-n", type=positive, default=3, help="samples a verdict (default: 3)")
+    inspect.add_argument("--json", action="store_true", help="the history as JSON")
+
+    sql = command(commands, "sql", _sql, _SQL, _SQL_AFTER)
+    _folder(sql)
+    sql.add_argument("query", metavar="QUERY", help="a DuckDB select")
+    sql.add_argument("--json", action="store_true", help="rows as a JSON list of objects")
+
+    report = command(commands, "report", _report, _REPORT, "")
+    _folder(report)
+    report.add_argument("--out", help="file (default: RUN/report.html)")
+
+    _folder(command(commands, "verify", _verify, _VERIFY, ""))
+    command(commands, "schema", _schema, _SCHEMA, "example:\n  capfilt schema > pipeline.schema.json")
+    command(commands, "doctor", _doctor, _DOCTOR, "")
+
+
+def _pipeline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", metavar="PIPELINE", help="YAML file, or the name of a shipped pipeline")
+    parser.add_argument("--out", help="the run's folder (default: runs/<name>)")
+    _set(parser)
+
+
+def _set(parser: argparse.ArgumentParser) -> None:
+    told = "change a key: select.itm_threshold=0.7, sources.0.path=x"
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help=told)
+
+
+def _folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="folder of a run, such as runs/demo")

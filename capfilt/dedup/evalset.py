@@ -1,0 +1,165 @@
+"""Evaluation sets: what their images look like to the searches, and which rows repeat one of them.
+
+A picture that cannot be decoded cannot be evaluated on either, and is left out; a plain one is found by its embedding
+alone (`hamming`).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from capfilt.dedup.cosine import Vectors
+from capfilt.dedup.hamming import Codes
+from capfilt.dedup.links import Ints, Links
+from capfilt.errors import DataError
+from capfilt.images import ImageError, decode_image, phash
+from capfilt.models.blip.adapter import Blip
+from capfilt.parquet import is_binary, open_parquet, parquet_errors, parquet_files, safe_schema
+from capfilt.pipeline import EvalSet
+from capfilt.sources.columns import choose
+from capfilt.sources.values import key_text
+
+_READ = 32
+"""Rows whose image files are held at once."""
+_END = 64 * 2**10
+"""Bytes at either end of a file that stand for it."""
+
+
+class Images(NamedTuple):
+    """E images of an evaluation set."""
+
+    keys: list[str]
+    codes: Codes
+    """(E,) perceptual hashes."""
+    vectors: Vectors | None
+    """(E, D) float16, L2-normalised; None where no model looked."""
+
+
+class _Image(NamedTuple):
+    key: str
+    code: int
+    pixels: torch.Tensor | None
+
+
+def set_name(part: EvalSet) -> str:
+    """The stated name, or the path's last part without its suffix."""
+    return part.name or Path(part.path).stem
+
+
+def identity(part: EvalSet) -> list[list[str | int]]:
+    """Name, size and the sha256 of both ends (64 KiB each) of every file. Raises DataError if there is none."""
+    return [[file.name, file.stat().st_size, _ends(file)] for file in parquet_files(part.path)]
+
+
+def _ends(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(_END)
+        file.seek(max(0, path.stat().st_size - _END))
+        return hashlib.sha256(head + file.read()).hexdigest()
+
+
+def read(part: EvalSet, max_pixels: int, batch_size: int, blip: Blip | None) -> Images:
+    """Look at every image once, one decoded at a time; `blip` embeds `batch_size` at once.
+
+    Raises:
+        DataError: no such file, no Parquet, no image column, or not one image that can be decoded.
+    """
+    keys: list[str] = []
+    codes: list[int] = []
+    vectors: list[Vectors] = []
+    found = _images(part.path, max_pixels, blip)
+    while batch := list(islice(found, batch_size)):
+        keys += [image.key for image in batch]
+        codes += [image.code for image in batch]
+        if blip is not None:
+            vectors.append(_embed(blip, batch))
+    if not keys:
+        raise DataError(f"{part.path}: not one image of this evaluation set can be decoded; check its image column")
+    return Images(keys, np.array(codes, dtype=np.uint64), np.concatenate(vectors) if vectors else None)
+
+
+def _embed(blip: Blip, batch: list[_Image]) -> Vectors:
+    pixels = torch.stack([image.pixels for image in batch if image.pixels is not None])
+    return np.asarray(blip.embed(pixels).cpu().numpy(), dtype=np.float16)
+
+
+def _images(path: str, max_pixels: int, blip: Blip | None) -> Iterator[_Image]:
+    for key, data in _records(path):
+        try:
+            picture = decode_image(data or b"", max_pixels)
+        except ImageError:
+            continue
+        pixels = None if blip is None else blip.preprocess([picture])[0]
+        yield _Image(key, phash(picture), pixels)
+
+
+def _records(path: str) -> Iterator[tuple[str, bytes | None]]:
+    """Key (or number of the row, over all files) and image bytes of every row."""
+    numbers = count()
+    for file in parquet_files(path):
+        image, key = _columns(file)
+        for row in _rows(file, [image] if key is None else [image, key]):
+            number, value, data = next(numbers), None if key is None else row[key], row[image]
+            data = data.get("bytes") if isinstance(data, dict) else data
+            yield str(number) if value is None else key_text(value), data
+
+
+def _rows(file: Path, names: list[str]) -> Iterator[dict[str, Any]]:
+    with open_parquet(file) as opened, parquet_errors(file, "a page"):
+        for batch in opened.iter_batches(_READ, columns=names, use_threads=False):
+            yield from batch.to_pylist()
+
+
+def _columns(file: Path) -> tuple[str, str | None]:
+    """Image column, by its usual names and else by its type, and key column."""
+    schema = safe_schema(file)
+    chosen = choose(tuple(schema.names))
+    usual = [] if chosen.image is None else [chosen.image]
+    image = next((name for name in [*usual, *schema.names] if _is_image(schema.field(name).type)), None)
+    if image is None:
+        raise DataError(
+            f"{file}: no image column; an evaluation set has a column `image`, binary or a struct with `bytes`; "
+            f"this one has {', '.join(schema.names)}"
+        )
+    return image, chosen.key
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and is_binary(kind.field(place).type)
+    return is_binary(kind)
+
+
+class Contamination:
+    """Which evaluation image each of N rows repeats: the most similar, of equal ones the first found."""
+
+    def __init__(self, rows: int) -> None:
+        self._similarity = np.zeros(rows, dtype=np.float32)
+        self._label = np.full(rows, -1)
+        self._labels: list[str] = []
+
+    def add(self, name: str, keys: list[str], found: Iterable[Links]) -> None:
+        """Links between rows (i) and the images with these keys (j) of one set."""
+        offset = len(self._labels)
+        self._labels += [f"{name}:{key}" for key in keys]
+        for links in found:
+            order = np.lexsort((links.j, -links.similarity, links.i))
+            rows, first = np.unique(links.i[order], return_index=True)
+            best = order[first]
+            nearer = links.similarity[best] > self._similarity[rows]
+            self._similarity[rows[nearer]] = links.similarity[best][nearer]
+            self._label[rows[nearer]] = offset + links.j[best][nearer]
+
+    def labels(self, order: Ints, rows: int) -> list[str | None]:
+        """`set:key` or None of all rows of the run, where row k here is row order[k] there."""
+        out: list[str | None] = [None] * rows
+        for k in np.flatnonzero(self._label >= 0).tolist():
+            out[order[k]] = self._labels[self._label[k]]
+        return out

@@ -1,0 +1,123 @@
+"""A run's rows as arrays for the search of duplicates, and their marks as sidecars.
+
+Of every row its uid, role, size and hash are in memory (35 bytes), of those with a score the embedding too; no image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from capfilt.dedup.groups import KINDS, Marks
+from capfilt.dedup.hamming import Codes
+from capfilt.dedup.links import Ints, Mask
+from capfilt.schema import Column, arrow
+from capfilt.shards import ShardWriter, table
+from capfilt.stages.base import Job
+
+_KINDS = np.array([*KINDS, "key"])
+_KEY = len(KINDS)
+_COLUMNS = ("uid", "role", "status", "width", "height", "phash")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All N rows of a run in input order: by shard, then by place in it."""
+
+    counts: tuple[int, ...]
+    """Rows of each shard."""
+    uid: NDArray[np.bytes_]
+    human: Mask
+    ok: Mask
+    pixels: Ints
+    """width * height."""
+    phash: Codes
+    """0 where null."""
+    repeated: Mask
+    """Rows whose uid an earlier row has: its source states one key twice. They take part in nothing else."""
+
+
+def read(job: Job) -> Rows:
+    """Every pairs shard's rows. Raises DataError for a damaged shard."""
+    parts = [_arrays(table(job.shard("ingest", shard), _COLUMNS)) for shard in range(len(job.units))]
+    uid, human, ok, pixels, phash = (np.concatenate(column) for column in zip(*parts, strict=True))
+    repeated = np.ones(len(uid), dtype=bool)
+    repeated[np.unique(uid, return_index=True)[1]] = False
+    return Rows(tuple(len(part[0]) for part in parts), uid, human, ok, pixels, phash, repeated)
+
+
+def _arrays(found: pa.Table) -> tuple[NDArray[np.bytes_], Mask, Mask, Ints, Codes]:
+    width, height, phash = (found[name].fill_null(0).to_numpy() for name in ("width", "height", "phash"))
+    return (
+        np.array(found["uid"].to_pylist(), dtype=np.bytes_),
+        np.array([role == "human" for role in found["role"].to_pylist()], dtype=bool),
+        np.array([status == "ok" for status in found["status"].to_pylist()], dtype=bool),
+        np.asarray(width, dtype=np.int64) * np.asarray(height, dtype=np.int64),
+        np.asarray(phash, dtype=np.uint64),
+    )
+
+
+def ranked(rows: Rows, *merits: NDArray[np.float32]) -> Ints:
+    """The rows that can repeat each other, the one to keep first.
+
+    Human before web, then by each of the merits (N,) from high to low, NaN last, then more pixels, then the lower uid.
+    """
+    taking_part = np.flatnonzero(rows.ok & ~rows.repeated)
+    keys = [rows.uid, -rows.pixels, *(-merit for merit in reversed(merits)), ~rows.human]
+    return taking_part[np.lexsort([key[taking_part] for key in keys])]
+
+
+def write(
+    job: Job,
+    stage: str,
+    columns: tuple[Column, ...],
+    rows: Rows,
+    order: Ints,
+    marks: Marks,
+    contaminates: Sequence[str | None] | None = None,
+) -> None:
+    """The marks as the stage's sidecars, one a shard. Human rows get none, but for a repeated key.
+
+    Args:
+        job: whose.
+        stage: its name.
+        columns: NEAR or DEDUP.
+        rows: N rows.
+        order: as `ranked` gave it, (R,).
+        marks: of these R.
+        contaminates: N labels, for DEDUP.
+    """
+    target, kind, similarity = _spread(rows, order, marks)
+    start = 0
+    for shard, count in enumerate(rows.counts):
+        part = slice(start, start := start + count)
+        table_ = _table(rows.uid[part], rows.uid[target[part]], kind[part], similarity[part])
+        if contaminates is not None:
+            table_ = table_.append_column("contaminates", pa.array(contaminates[part], pa.string()))
+        with ShardWriter(job.shard(stage, shard), arrow(columns)) as writer:
+            writer.write_table(table_)
+
+
+def _spread(rows: Rows, order: Ints, marks: Marks) -> tuple[Ints, Ints, NDArray[np.float32]]:
+    """The marks of all N rows in input order: the row that is kept, place in _KINDS, similarity."""
+    target = np.arange(len(rows.uid))
+    kind = np.where(rows.repeated, _KEY, 0)
+    similarity = np.zeros(len(rows.uid), dtype=np.float32)
+    goes = (marks.keeper != np.arange(len(order))) & ~rows.human[order]
+    row = order[goes]
+    target[row], kind[row], similarity[row] = order[marks.keeper[goes]], marks.kind[goes], marks.similarity[goes]
+    return target, kind, similarity
+
+
+def _table(
+    uid: NDArray[np.bytes_], keeper: NDArray[np.bytes_], kind: Ints, similarity: NDArray[np.float32]
+) -> pa.Table:
+    columns = {
+        "uid": pa.array(uid.astype(str)),
+        "duplicate_of": pa.array(keeper.astype(str), mask=kind == 0),
+        "duplicate_kind": pa.array(_KINDS[kind], mask=kind == 0),
+        "similarity": pa.array(similarity, mask=(kind == 0) | (kind == _KEY)),
+    }
+    return pa.table(columns)

@@ -1,0 +1,122 @@
+"""What a run will do: its stages in order, their fingerprints, which shards are there and why others are not.
+
+A fingerprint is made from the stage's version, what of the pipeline determines its output, the digest of its weights
+and the fingerprints of its inputs; it names the stage's folder, so that a changed setting never mixes with old output.
+`pairs` alone has no fingerprint in its name: a run is a run over one ingestion, and another one is refused.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from capfilt.errors import ConfigError
+from capfilt.fingerprint import changes, fingerprint
+from capfilt.models.digest import weights_digest
+from capfilt.pipeline import Pipeline, source_name
+from capfilt.rundir import read_json
+from capfilt.sources import open_source
+from capfilt.stages.base import Job, Stage, Unit
+from capfilt.stages.caption import Caption
+from capfilt.stages.dedup import Dedup
+from capfilt.stages.emit import Emit
+from capfilt.stages.ingest import Ingest
+from capfilt.stages.near import Near
+from capfilt.stages.score import Score
+from capfilt.stages.select import Select
+from capfilt.steps import Plan, Step
+
+STAGES: tuple[type[Stage], ...] = (Ingest, Near, Caption, Score, Dedup, Select, Emit)
+"""In the order in which a row passes them."""
+_FOLDERS = {"ingest": "pairs", "select": "candidates-{}", "emit": "dataset"}
+
+
+def out_of(pipeline: Pipeline, out: str | Path | None) -> Path:
+    """The run's folder: as given, or that of `base`, or runs/<name>."""
+    return Path(out or pipeline.base or Path("runs") / pipeline.name)
+
+
+def make_plan(pipeline: Pipeline, run: Path, last: Job | None = None) -> Plan:
+    """Opens the sources and reads the models' files; runs nothing, writes nothing.
+
+    Args:
+        pipeline: the pipeline.
+        run: its folder; need not exist.
+        last: the run's last job, for a plan that takes `pairs` as they are and does not look at the sources.
+
+    Raises:
+        ConfigError: a source or model that is not there, or a `pairs` folder made otherwise.
+    """
+    run = run.resolve()
+    if last is None:
+        units, identity = _look_at_sources(pipeline)
+    else:
+        units, identity = last.units, None
+    digests = _digests(pipeline)
+    known = (read_json(run / "run.json") or {}).get("materials", {})
+    folders: dict[str, str] = {}
+    prints: dict[str, str] = {}
+    steps = []
+    for stage in STAGES:
+        settings = stage.settings(pipeline)
+        if settings is None:
+            continue
+        material = {
+            "version": stage.version,
+            "settings": settings,
+            "weights": digests.get(stage.name),
+            "inputs": {name: prints[name] for name in stage.inputs if name in prints},
+        }
+        if stage.name == "ingest":
+            material = _pairs_material(material, identity, run)
+        prints[stage.name] = fingerprint(material)
+        folders[stage.name] = _FOLDERS.get(stage.name, stage.name + "-{}").format(prints[stage.name])
+        job = Job(pipeline, run, units, dict(folders), digests)
+        todo = _todo(job, stage, prints[stage.name])
+        why = _why(job, stage, todo, known.get(stage.name), material)
+        steps.append(Step(stage, prints[stage.name], material, todo, why))
+    return Plan(job, tuple(steps))
+
+
+def _look_at_sources(pipeline: Pipeline) -> tuple[tuple[Unit, ...], list[Any]]:
+    readers = [(source_name(source), open_source(source)) for source in pipeline.sources]
+    units = tuple(unit for _, reader in readers for unit in reader.units(pipeline.ingest.rows_per_shard))
+    return units, [[name, reader.identity()] for name, reader in readers]
+
+
+def _digests(pipeline: Pipeline) -> dict[str, str]:
+    uses = {"caption": pipeline.caption, "score": pipeline.score}
+    return {name: weights_digest(u.model, u.revision, u.tokenizer) for name, u in uses.items() if u is not None}
+
+
+def _pairs_material(material: dict[str, Any], identity: list[Any] | None, run: Path) -> dict[str, Any]:
+    """With the sources' identity; refused where `pairs` was made from another one."""
+    found = read_json(run / "pairs" / "fingerprint.json")
+    if identity is None:
+        if found is None:
+            raise ConfigError(f"{run}: no pairs there; `capfilt run` makes them")
+        return found
+    material = {**material, "sources": identity}
+    if found is not None and found != material:
+        told = "\n  ".join(changes(found, material))
+        raise ConfigError(
+            f"{run}/pairs was made from other input or settings:\n  {told}\n"
+            f"take another --out, or remove {run} to begin again"
+        )
+    return material
+
+
+def _todo(job: Job, stage: type[Stage], print_: str) -> tuple[int, ...]:
+    if stage.name == "emit":
+        return () if (read_json(job.run / "dataset.json") or {}).get("fingerprint") == print_ else (0,)
+    missing = tuple(i for i in range(len(job.units)) if not job.shard(stage.name, i).is_file())
+    return missing if stage.scope == "shard" else missing[:1] and (0,)
+
+
+def _why(job: Job, stage: type[Stage], todo: Sequence[int], known: Any, material: dict[str, Any]) -> str:
+    if not todo:
+        return "done"
+    if known is None:
+        return "new"
+    if known != material:
+        return "changed: " + "; ".join(changes(known, material))
+    return "unfinished" if stage.scope == "all" else f"{len(todo)} of {len(job.units)} shards are missing"

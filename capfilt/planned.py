@@ -1,0 +1,97 @@
+"""A plan in words: what `capfilt plan` prints, and its JSON."""
+
+import glob
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from capfilt.models.hub import resolve
+from capfilt.pipeline import ModelUse, source_name
+from capfilt.rundir import read_json
+from capfilt.stages.base import Job
+from capfilt.steps import Plan, Step, rows
+
+_SECONDS_A_ROW = {"ingest": 4e-3, "near": 1e-4, "dedup": 2e-4, "select": 5e-5, "emit": 1e-3}
+"""On one core, where this run has measured nothing yet."""
+_SECONDS_A_BYTE = 1.4e-9
+"""A caption or a judgement by weights of that many bytes in float32, on one core: BLIP-base 1.3 s (spec/speed.md)."""
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """JSON-able: run, sources with bytes, rows, and per stage its state, reason, rows to do and estimated seconds.
+
+    `seconds` are of one worker: from this run's own rate where it has one, else a rule of thumb.
+    """
+    job, seen = plan.job, _rates(plan)
+    stages = [_stage(job, step, seen.get(step.name)) for step in plan.steps]
+    return {
+        "run": str(job.run),
+        "sources": [{"name": source_name(s), "role": s.role, "bytes": _bytes(s.path)} for s in job.pipeline.sources],
+        "shards": len(job.units),
+        "rows": sum(rows(job, index) for index in range(len(job.units))),
+        "stages": stages,
+        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+    }
+
+
+def _stage(job: Job, step: Step, rate: float | None) -> dict[str, Any]:
+    whole = step.stage.scope == "all"
+    shards = range(len(job.units)) if whole and step.todo else step.todo
+    todo = sum(rows(job, index) for index in shards)
+    seconds = todo * (_guess(job, step.name) if rate is None else rate)
+    return {
+        "stage": step.name,
+        "state": "done" if not step.todo else "to do",
+        "why": step.why,
+        "folder": job.folders[step.name],
+        "shards_to_do": len(step.todo),
+        "rows_to_do": todo,
+        "seconds": round(seconds, 1),
+        "measured": rate is not None,
+    }
+
+
+def _rates(plan: Plan) -> dict[str, float]:
+    """Seconds a row of the stages that this run has worked on, from run.json."""
+    seconds = (read_json(plan.job.run / "run.json") or {}).get("seconds", {})
+    finished: dict[str, int] = {}
+    for step in plan.steps:
+        missing = range(len(plan.job.units)) if step.stage.scope == "all" and step.todo else step.todo
+        there = set(range(len(plan.job.units))) - set(missing)
+        finished[step.name] = sum(rows(plan.job, index) for index in there)
+    return {name: seconds[name] / n for name, n in finished.items() if n and seconds.get(name)}
+
+
+def _guess(job: Job, stage: str) -> float:
+    use: ModelUse | None = {"caption": job.pipeline.caption, "score": job.pipeline.score}.get(stage)
+    if use is None:
+        return _SECONDS_A_ROW[stage]
+    path = resolve(use.model, use.revision)
+    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
+    return sum(file.stat().st_size for file in files) * _SECONDS_A_BYTE
+
+
+def _bytes(path: str) -> int:
+    """Of a file, of everything in a folder, or of what a glob names."""
+    given = Path(path)
+    found = [given] if given.is_file() else given.rglob("*") if given.is_dir() else map(Path, glob.glob(path))
+    return sum(file.stat().st_size for file in found if file.is_file())
+
+
+def render(found: dict[str, Any]) -> Table:
+    """For the terminal."""
+    size = sum(source["bytes"] for source in found["sources"])
+    title = f"{found['run']}: {found['rows']:,} rows in {found['shards']:,} shards, {size / 2**20:,.1f} MiB of input"
+    shown = Table("stage", "state", "shards", "rows", "about", "why", title=title, title_justify="left")
+    for stage in found["stages"]:
+        told = [f"{stage['shards_to_do']:,}", f"{stage['rows_to_do']:,}", _time(stage["seconds"])]
+        shown.add_row(stage["stage"], stage["state"], *(told if stage["rows_to_do"] else ["", "", ""]), stage["why"])
+    shown.caption = f"about {_time(found['seconds'])} on one worker; less with more (resources)"
+    return shown
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

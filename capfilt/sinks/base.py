@@ -1,0 +1,65 @@
+"""What every output format is made from: kept pictures, one at a time, each with its kept texts; memory stays flat.
+
+A sink is a function that is given the pictures and a folder, writes its format there and returns what it counted.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from capfilt.accounting import own_rows
+from capfilt.shards import batches, table
+from capfilt.stages.base import Job
+
+Record = dict[str, Any]
+Counts = dict[str, int]
+
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+_COLUMNS = ("uid", "key", "url", "width", "height", "format", "sha256", "image")
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of which at least one text is kept."""
+
+    uid: str
+    key: str
+    url: str | None
+    width: int
+    height: int
+    format: str
+    """JPEG | PNG | WEBP | GIF."""
+    sha256: str
+    data: bytes
+    """The file, untouched."""
+    texts: tuple[Record, ...]
+    """Rows of the ledger, columns as in CANDIDATES; the picture's own text first, then by sample."""
+
+    @property
+    def file_name(self) -> str:
+        """uid and the extension of its format."""
+        return f"{self.uid}.{EXTENSIONS[self.format]}"
+
+
+def kept_texts(job: Job, shard: int) -> dict[int, list[Record]]:
+    """Position of the pairs row -> its kept texts, rows of the ledger; only rows that have some, in order."""
+    ledger = table(job.shard("select", shard))
+    _, rows = own_rows(ledger["source"])
+    kept = ledger["kept"].to_numpy()
+    found: dict[int, list[Record]] = defaultdict(list)
+    for row, text in zip(rows[kept].tolist(), ledger.filter(ledger["kept"]).to_pylist(), strict=True):
+        found[row].append(text)
+    return found
+
+
+def pictures(job: Job) -> Iterator[Picture]:
+    """Every kept picture of a run, in row order. Raises DataError for a damaged shard."""
+    for shard in range(len(job.units)):
+        texts = kept_texts(job, shard)
+        rows = (row for batch in batches(job.shard("ingest", shard), _COLUMNS, _BATCH) for row in batch)
+        for position, row in enumerate(rows if texts else ()):
+            if position in texts:
+                data = row.pop("image")["bytes"]
+                yield Picture(**row, data=data, texts=tuple(texts[position]))

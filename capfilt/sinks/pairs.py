@@ -1,0 +1,29 @@
+"""`pairs/pairs.parquet`: the kept texts by uid, for whoever has the images."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from capfilt.schema import CANDIDATES
+from capfilt.shards import table
+from capfilt.sinks.base import Counts
+from capfilt.stages.base import Job
+
+COLUMNS = tuple(column for column in CANDIDATES if column.name in ("uid", "text", "source", "itc", "itm"))
+
+
+def write_pairs(job: Job, folder: Path) -> Counts:
+    """One row a kept text, in the ledger's order, read from the ledger alone."""
+    (folder / "pairs").mkdir()
+    schema = pa.schema([(column.name, column.type) for column in COLUMNS])
+    rows = 0
+    with pq.ParquetWriter(
+        folder / "pairs" / "pairs.parquet", schema, compression="zstd", write_page_checksum=True
+    ) as writer:
+        for shard in range(len(job.units)):
+            ledger = table(job.shard("select", shard), [*schema.names, "kept"])
+            kept = ledger.filter(ledger["kept"]).select(schema.names)
+            writer.write_table(kept)
+            rows += kept.num_rows
+    return {"rows": rows}

@@ -1,0 +1,159 @@
+"""BLIP's caption lists: a list of {"image": path, "caption": text or texts}; COCO's captions; the Karpathy split.
+
+Images are files below `image_root`; a path that leaves it is refused (`image_outside`): a stranger's list must not
+carry private pictures into a data set. Entries with a url alone are `image_missing`.
+A row's key is the image's path, with `#n` for the n-th further text of the same image, wherever in the list it stands.
+To number those without the list in memory, a pass over it keeps 12 bytes a row.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capfilt.errors import ConfigError, DataError
+from capfilt.pipeline import Source, source_name
+from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
+from capfilt.sources.columns import choose, described
+from capfilt.sources.files import Container, read_capped, reading, too_large
+from capfilt.sources.json_list import JsonList
+from capfilt.sources.values import key_text, mend, texts
+from capfilt.stages.base import Unit
+
+EVERY = 1000
+"""Rows between two places from which the list can be entered."""
+
+
+@dataclass(frozen=True)
+class _Index:
+    rows: int
+    nth: NDArray[np.uint32]
+    """(rows,): how many rows before it are of the same image."""
+    places: list[tuple[int, int]]
+    """(row, place in the list) of an entry, ascending."""
+    error: str | None
+    """Why the list ends here, if it is damaged."""
+
+
+class BlipJsonReader:
+    """See `Reader`."""
+
+    def __init__(self, source: Source, max_bytes: int) -> None:
+        path, where = Path(source.path), f"sources.{source_name(source)}"
+        self.source, self._max_bytes, self._stated = source, max_bytes, tuple(source.columns.items())
+        self._root = Path(os.path.normpath(source.image_root or path.parent))
+        if not path.is_file():
+            raise ConfigError(f"{where}.path: {path}: no such file; give a JSON list of {{image, caption}}")
+        if not self._root.is_dir():
+            raise ConfigError(f"{where}.image_root: {self._root}: no such folder")
+        self._file = Container("", key_text(path.name), path)
+
+    def units(self, rows_per_shard: int) -> list[Unit]:
+        total = self._index.rows + (self._index.error is not None)
+        return some(cut(self.source, "", total, rows_per_shard), self.source)
+
+    def identity(self) -> list[list[str | int]]:
+        return [self._file.identity()]
+
+    def rows(self, unit: Unit) -> Iterator[RawRow]:
+        index = self._index
+        for row, record, image, text in self._walk(unit.start):
+            if row >= min(unit.stop, index.rows):
+                break
+            if row >= unit.start:
+                yield self._row(row, record, image, text)
+        if index.error is not None and unit.start <= index.rows < unit.stop:
+            yield damaged(f"{self._file.name}#{index.rows}-", f"{self._file.name}: {index.error}")
+
+    @cached_property
+    def _list(self) -> JsonList:
+        with reading(self._file.path):
+            return JsonList(self._file.path)
+
+    def _walk(self, start: int) -> Iterator[tuple[int, dict[str, object], str | None, object]]:
+        """(row, entry, its image's path, text) from an entry at or before the row `start` on. Stops at damage."""
+        row, place = max((known for known in self._index.places if known[0] <= start), default=(0, 0))
+        try:
+            for _, entry in self._list.entries(place):
+                record, image, captions = self._parts(entry)
+                for caption in captions:
+                    yield row, record, image, caption
+                    row += 1
+        except SourceDamagedError:
+            return
+
+    def _parts(self, entry: object) -> tuple[dict[str, object], str | None, list[object]]:
+        """An entry's record, image path and texts (at least one, perhaps None)."""
+        record = entry if isinstance(entry, dict) else {}
+        columns = choose(tuple(record), self._stated)
+        image = record.get(columns.image) if columns.image else None
+        found = record.get(columns.text) if columns.text else None
+        captions = found if isinstance(found, list) and found else [None if isinstance(found, list) else found]
+        return record, image if isinstance(image, str) and image else None, captions
+
+    @cached_property
+    def _index(self) -> _Index:
+        hashes, rows, error = bytearray(), 0, None
+        places: list[tuple[int, int]] = []
+        try:
+            for place, entry in self._list.entries():
+                _, image, captions = self._parts(entry)
+                if not places or rows >= places[-1][0] + EVERY:
+                    places.append((rows, place))
+                name = (image or f"\0{rows}").encode("utf-8", "surrogatepass")
+                hashes += hashlib.blake2b(name, digest_size=8).digest() * len(captions)
+                rows += len(captions)
+        except SourceDamagedError as damage:
+            error = str(damage)
+        return _Index(rows, _ranks(np.frombuffer(hashes, dtype=np.uint64)), places, error)
+
+    def _row(self, number: int, record: dict[str, object], image: str | None, text: object) -> RawRow:
+        nth = int(self._index.nth[number])
+        key = f"{self._file.name}#{number}" if image is None else key_text(image) + (f"#{nth}" if nth else "")
+        row = described(key, record, choose(tuple(record), self._stated))
+        (one, mended), *_ = texts(text)
+        row = replace(row, text=one, meta=row.meta | {"text_mended": True} if mended else row.meta)
+        return self._with_image(row, image)
+
+    def _with_image(self, row: RawRow, image: str | None) -> RawRow:
+        if image is None or row.reason is not None:
+            return row if row.reason else replace(row, reason="image_missing", error="the entry names no image")
+        row, path = replace(row, path=mend(PurePosixPath(image).name)[0]), Path(os.path.normpath(self._root / image))
+        if not path.is_relative_to(self._root):
+            return replace(row, reason="image_outside", error=f"{key_text(image)!r} is not below the image root")
+        data = _read(path, self._max_bytes)
+        if data is None:
+            size = f"more than {self._max_bytes} bytes"
+            return replace(row, reason="too_many_bytes", error=too_large(size, self._max_bytes))
+        if not data:
+            return replace(row, reason="image_missing", error=f"{key_text(image)!r} is not there, or empty")
+        return replace(row, image=data)
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    """The file's bytes, b"" if the list names no file, None above the limit. Raises DataError: disk, rights."""
+    try:
+        with reading(path):
+            return read_capped(path, limit) if path.is_file() else b""
+    except ValueError:  # a name that no file can have
+        return b""
+    except DataError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            return b""
+        raise
+
+
+def _ranks(values: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """(n,): how many equal values stand before each."""
+    order = np.argsort(values, kind="stable")
+    ordered, places = values[order], np.arange(len(values))
+    first = np.maximum.accumulate(np.where(np.r_[True, ordered[1:] != ordered[:-1]][: len(values)], places, 0))
+    ranks = np.empty(len(values), dtype=np.uint32)
+    ranks[order] = places - first
+    return ranks

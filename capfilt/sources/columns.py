@@ -1,0 +1,116 @@
+"""Which column is what: stated names first, then the names that the ecosystem uses, upper or lower case.
+
+Where several names fit, the first of the list counts (`text` before `caption`), and among spellings of one name the
+lower-case one. Hashes are compared with the image only where they are of its bytes: img2dataset states those of the
+download, before it re-encodes, so beside its `status` column they are told in `meta` and not compared.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from capfilt.errors import DataError
+from capfilt.sources.base import RawRow
+from capfilt.sources.values import Json, key_text, optional_text, plain, texts
+
+IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "gif")
+TEXT = ("text", "caption", "alt", "txt")
+URL = ("url",)
+KEY = ("uid", "key", "__key__")
+META = (
+    "similarity", "punsafe", "pwatermark", "aesthetic", "nsfw", "language", "hash", "md5", "sha256", "face_bboxes",
+    "width", "height", "original_width", "original_height", "key", "licence", "license", "credit", "split",
+)  # fmt: skip
+Stated = tuple[tuple[str, str], ...]
+"""`Source.columns` as items; "" for a column that is not to be looked for."""
+_HEX = {"sha256": re.compile(r"[0-9a-fA-F]{64}"), "md5": re.compile(r"[0-9a-fA-F]{32}")}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of one file, as they are spelt there; None where there is none."""
+
+    image: str | None
+    text: str | None
+    url: str | None
+    key: str | None
+    status: str | None
+    error: str | None
+    meta: tuple[tuple[str, str], ...]
+    """(lower-case name, name in the file)."""
+
+    @property
+    def names(self) -> list[str]:
+        """Each once."""
+        found = (self.image, self.text, self.url, self.key, self.status, self.error, *(name for _, name in self.meta))
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+
+@lru_cache(maxsize=256)
+def choose(names: tuple[str, ...], stated: Stated = ()) -> Columns:
+    """The columns among `names`; `stated` are `Source.columns` items, and one that is not there is None."""
+    given = dict(stated)
+
+    def pick(role: str, aliases: tuple[str, ...]) -> str | None:
+        if role in given:
+            return given[role] if given[role] in names else None
+        return next((found for alias in aliases if (found := _spelt(names, alias))), None)
+
+    image, text, url, key = pick("image", IMAGE), pick("text", TEXT), pick("url", URL), pick("key", KEY)
+    taken = (image, text, url, key)
+    meta = tuple((alias, name) for alias in META if (name := _spelt(names, alias)) and name not in taken)
+    return Columns(image, text, url, key, _spelt(names, "status"), _spelt(names, "error_message"), meta)
+
+
+def _spelt(names: tuple[str, ...], alias: str) -> str | None:
+    """The name that is this alias but for case; the lower-case one before others."""
+    return alias if alias in names else next((name for name in names if name.lower() == alias), None)
+
+
+def require(names: list[str], stated: Stated, where: str) -> None:
+    """Raises DataError for a stated column that is not there, or any that is there twice."""
+    for role, name in stated:
+        if name and name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(f"{where}: no column {name!r} (columns.{role}); it has {', '.join(names)}{hint}")
+    for name in choose(tuple(names), stated).names:
+        if names.count(name) > 1:
+            raise DataError(f"{where}: column {name!r} is there {names.count(name)} times; give them different names")
+
+
+def key_of(record: Mapping[str, object], columns: Columns, default: str) -> str:
+    """The row's own key as text, or the default where it has none."""
+    value = None if columns.key is None else record.get(columns.key)
+    return default if value is None or value in ("", b"") else key_text(value)
+
+
+def described(key: str, record: Mapping[str, object], columns: Columns) -> RawRow:
+    """A row with url, meta, stated hashes, and the failure that img2dataset noted; without image and text."""
+    status = optional_text(record.get(columns.status)) if columns.status else None
+    meta = {alias: plain(record.get(name)) for alias, name in columns.meta if record.get(name) is not None}
+    sha256, md5 = (None, None) if status else (_take_hash(meta, "sha256"), _take_hash(meta, "md5"))
+    url = optional_text(record.get(columns.url)) if columns.url else None
+    row = RawRow(key, url=url, meta=meta, sha256=sha256, md5=md5)
+    if status is None or not status.startswith("failed"):
+        return row
+    told = optional_text(record.get(columns.error)) if columns.error else None
+    return replace(row, reason="download_failed", error=told or status)
+
+
+def _take_hash(meta: dict[str, Json], kind: str) -> str | None:
+    """Moves a well-formed hash out of `meta`."""
+    value = meta.get(kind)
+    if not isinstance(value, str) or not _HEX[kind].fullmatch(value):
+        return None
+    del meta[kind]
+    return value.lower()
+
+
+def spread(row: RawRow, text: object) -> Iterator[RawRow]:
+    """One row a text: the first under the row's key, the n-th further one under `key#n`."""
+    for n, (one, mended) in enumerate(texts(text)):
+        meta = row.meta | {"text_mended": True} if mended else row.meta
+        yield replace(row, key=f"{row.key}#{n}" if n else row.key, text=one, meta=meta)

@@ -1,0 +1,64 @@
+"""A stranger's values made fit to store: valid UTF-8, valid JSON, nothing lost in silence."""
+
+import json
+import math
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+def mend(value: str | bytes) -> tuple[str, bool]:
+    """Valid Unicode, and whether anything had to become U+FFFD."""
+    if isinstance(value, bytes):
+        text = value.decode("utf-8", "replace")
+        return text, "\ufffd" in text and text.encode() != value
+    try:
+        value.encode()
+        return value, False
+    except UnicodeEncodeError:  # undecodable bytes of a file (surrogateescape), or a lone \ud800 of a JSON file
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), True
+
+
+def key_text(value: object) -> str:
+    """A key as text. Bad bytes are escaped, so that keys that differ stay different."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def plain(value: object) -> Json:
+    """Any cell as JSON: bytes as mended text, NaN and infinities as null, dates and the like as text."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | bytes):
+        return mend(value)[0]
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {mend(str(name))[0]: plain(item) for name, item in value.items()}
+    return mend(str(value))[0]
+
+
+def texts(value: object) -> list[tuple[str | None, bool]]:
+    """The texts of a cell, each with whether it was mended; a list gives one an element. Never empty."""
+    values = value if isinstance(value, list) and value else [None if isinstance(value, list) else value]
+    return [(None, False) if one is None else _text(one) for one in values]
+
+
+def _text(value: object) -> tuple[str, bool]:
+    return mend(value) if isinstance(value, str | bytes) else (mend(str(value))[0], False)
+
+
+def optional_text(value: object) -> str | None:
+    """A cell as mended text; null and empty ones are None."""
+    return (_text(value)[0] or None) if value is not None else None
+
+
+def json_object(data: bytes) -> dict[str, object] | None:
+    """The object in a JSON file, or None where it is none (broken, nested too deep, a list)."""
+    try:
+        found = json.loads(data.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,190 @@
+"""WebDataset tars: members of one key (the name up to its first dot) that lie together are a sample.
+
+Of a sample the image, the text and the `.json` are read; everything else, pickles included, is skipped unread. What is
+wrong with a tar shows as rows: a link, device or name that leaves the folder, a field that is there twice, a part of a
+sample that lies apart from the rest (`tar_member`), a cut file (`source_damaged`).
+A row's key is the json's `uid` if it has one, else `<tar's name>/<members' key>`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import PurePosixPath
+
+from capfilt.pipeline import Source
+from capfilt.sources.base import RawRow, SourceDamagedError, cut, some
+from capfilt.sources.columns import IMAGE, TEXT, Columns, Stated, choose, described, key_of, spread
+from capfilt.sources.files import TEXT_BYTES, Container, container, containers, reading, too_large
+from capfilt.sources.tar import Member, NoEndError, members, open_tar
+from capfilt.sources.values import json_object, key_text
+from capfilt.stages.base import Unit
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+
+@dataclass
+class Sample:
+    """Members of one key; fields that are not wanted have no content."""
+
+    stem: str
+    """The key as it is in the names."""
+    key: str
+    """The same, made unique in its tar."""
+    fields: dict[str, bytes | None] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """Field -> the member's file name."""
+    reason: str | None = None
+    error: str | None = None
+
+    def blame(self, reason: str, error: str) -> None:
+        """The first fault counts."""
+        if self.reason is None:
+            self.reason, self.error = reason, error
+
+
+class WebDatasetReader:
+    """A tar, a folder of tars or a glob. See `Reader`."""
+
+    def __init__(self, source: Source, max_bytes: int) -> None:
+        self.source, self._max_bytes = source, max_bytes
+        self.files = containers(source, SUFFIXES)
+        self._stated = tuple(source.columns.items())
+
+    def units(self, rows_per_shard: int) -> list[Unit]:
+        totals = [(file.unit, sum(1 for _ in self._rows(file, images=False))) for file in self.files]
+        return some(
+            [unit for path, total in totals for unit in cut(self.source, path, total, rows_per_shard)], self.source
+        )
+
+    def identity(self) -> list[list[str | int]]:
+        return [file.identity() for file in self.files]
+
+    def rows(self, unit: Unit) -> Iterator[RawRow]:
+        yield from islice(self._rows(container(self.files, unit.path), images=True), unit.start, unit.stop)
+
+    def _rows(self, file: Container, images: bool) -> Iterator[RawRow]:
+        stem = tar_stem(file.name)
+        for sample in samples(file, self._stated, self._max_bytes, images):
+            yield from sample_rows(sample, self._stated, f"{stem}/{sample.key}", ("uid",))
+
+
+def tar_stem(name: str) -> str:
+    """A tar's name without its suffix."""
+    return next(name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix))
+
+
+def samples(file: Container, stated: Stated, max_bytes: int, images: bool) -> Iterator[Sample]:
+    """All samples of a tar and its faults, in order; without `images` only .json is read, which is what numbers rows.
+
+    Raises DataError if the file is gone.
+    """
+    with reading(file.path):
+        opened = open_tar(file.path)
+    with opened:
+        seen: Counter[str] = Counter()
+        current: Sample | None = None
+        try:
+            for member in members(opened):
+                stem, name = _split(member.name)
+                if member.fault is not None:
+                    yield _fault(member, seen)
+                elif not PurePosixPath(stem).name and name:
+                    continue
+                else:
+                    if current is None or current.stem != stem:
+                        if current is not None:
+                            yield current
+                        current = _begin(stem, seen)
+                    _add(current, name, member, _limit(name, stated, max_bytes, images))
+        except NoEndError as error:
+            yield from [current] if current is not None else []
+            yield Sample("", _unique(seen, "(rest)"), reason="source_damaged", error=f"{file.name}: {error}")
+        except SourceDamagedError as error:
+            what = "all" if current is None else f"the sample {key_text(current.stem)!r} and all after it"
+            told = f"{file.name}: {what} cannot be read: {error}"
+            yield Sample("", _unique(seen, "(rest)"), reason="source_damaged", error=told)
+        else:
+            yield from [current] if current is not None else []
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and field: `a/b.left.jpg` -> `a/b`, `left.jpg`. Hidden files have a key without a last part."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _unique(seen: Counter[str], key: str) -> str:
+    key = key_text(key)
+    seen[key] += 1
+    return key if seen[key] == 1 else f"{key}#{seen[key] - 1}"
+
+
+def _fault(member: Member, seen: Counter[str]) -> Sample:
+    told = f"the member {key_text(member.name)!r} is {member.fault}"
+    return Sample("", _unique(seen, member.name), reason="tar_member", error=told)
+
+
+def _begin(stem: str, seen: Counter[str]) -> Sample:
+    sample = Sample(stem, _unique(seen, stem))
+    if sample.key != key_text(stem):
+        sample.blame("tar_member", f"a part of {key_text(stem)!r} that lies apart from the rest of it")
+    return sample
+
+
+def _limit(name: str, stated: Stated, max_bytes: int, images: bool) -> int | None:
+    """Most bytes of a field that is read; None for one that is not."""
+    if name == "json":
+        return TEXT_BYTES
+    if not images:
+        return None
+    roles = dict(stated)
+    if name == roles.get("image") or name in IMAGE:
+        return max_bytes
+    return TEXT_BYTES if name in TEXT or name in roles.values() else None
+
+
+def _add(sample: Sample, name: str, member: Member, limit: int | None) -> None:
+    if name in sample.fields:
+        sample.blame("tar_member", f"has two members of the suffix {name!r}")
+        return
+    sample.fields[name], sample.names[name] = None, key_text(PurePosixPath(member.name).name)
+    if limit is None:
+        return
+    if member.size <= limit:
+        sample.fields[name] = member.read()
+    elif limit == TEXT_BYTES:
+        sample.blame("tar_member", f"its {name!r} has {member.size} bytes; at most {limit} are read")
+    else:
+        sample.blame("too_many_bytes", too_large(f"{member.size} bytes", limit))
+
+
+def sample_rows(sample: Sample, stated: Stated, key: str, key_names: tuple[str, ...]) -> Iterator[RawRow]:
+    """The rows of a sample: one, or one a text if its json has a list of them.
+
+    Args:
+        key: where the json has none.
+        key_names: columns of the json that may be the key, lower case.
+    """
+    data = sample.fields.get("json")
+    record = json_object(data) if data is not None else {}
+    inside, columns = choose(tuple(record or ()), stated), choose(tuple(sample.fields), stated)
+    if sample.reason is None and inside.key is not None and inside.key.lower() in (*key_names, dict(stated).get("key")):
+        key = key_of(record or {}, inside, key)
+    row = described(key, record or {}, inside)
+    if record is None:
+        row = replace(row, meta=row.meta | {"json_unreadable": True})
+    if sample.reason is not None:
+        yield replace(row, reason=sample.reason, error=sample.error)
+        return
+    image = sample.fields.get(columns.image) if columns.image else None
+    row = replace(row, image=image, path=sample.names.get(columns.image) if columns.image else None)
+    yield from spread(row, _text(sample, columns, record or {}, inside))
+
+
+def _text(sample: Sample, columns: Columns, record: dict[str, object], inside: Columns) -> object:
+    """The text's own member before the json's."""
+    if columns.text is not None:
+        return sample.fields[columns.text]
+    return record.get(inside.text) if inside.text else None

@@ -1,0 +1,68 @@
+"""Synthetic captions: every web image is captioned, `samples` times, by the captioner (paper section 3.3).
+
+Asked are web rows that ingest let pass and that are not marked as near-duplicates (`dedup.skip_models`); the others get
+null and status "skipped". Nothing else decides: what a caption is worth is judged by score, and dropped by select.
+A caption is drawn with noise keyed on (seed, uid, sample, position), so it does not depend on the rows beside it but
+for the rounding of another batch size.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal
+
+from capfilt.models.blip.adapter import Blip
+from capfilt.pipeline import Captioning, Pipeline
+from capfilt.schema import CAPTIONS, arrow
+from capfilt.stages.base import NOTHING, Job
+from capfilt.stages.rows import Record, Row, load_model, model_batches, read_rows, take_pixels, write_rows
+
+
+class Caption:
+    """pairs -> `captions`, one list a row, sample by sample."""
+
+    name: ClassVar[str] = "caption"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Literal["shard", "all"]] = "shard"
+    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
+
+    def __init__(self, job: Job) -> None:
+        assert job.pipeline.caption is not None
+        self.job = job
+        self.use: Captioning = job.pipeline.caption
+
+    @staticmethod
+    def settings(pipeline: Pipeline) -> Any:
+        """How captions are drawn, and of which rows. The weights count by their digest."""
+        use = pipeline.caption
+        if use is None:
+            return None
+        drawn = {"decoding": use.decoding.model_dump(), "samples": use.samples, "seed": use.seed}
+        return {**drawn, "batch_size": use.batch_size, "skip_models": pipeline.dedup.skip_models}
+
+    def setup(self) -> None:
+        """Load the captioner. Raises as `load_model`."""
+        self.blip: Blip = load_model(self.use, "captioner")
+        self.blip.decoding = self.use.decoding.model_copy(update={"seed": self.use.seed})
+
+    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        """Caption one shard's images; see `Stage.process`. Raises DataError for damaged inputs."""
+        rows = read_rows(self.job, shard, self.inputs, ("web",), skip, only)
+        max_pixels = self.job.pipeline.ingest.max_pixels
+        batches = model_batches(rows, self.use.batch_size, self.blip.preprocess, max_pixels)
+        write_rows(self.job.shard(self.name, shard), arrow(CAPTIONS), self._records(batches), only)
+
+    def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
+        for batch in batches:
+            captions = self._captions([row for row in batch if row.status == "ok"])
+            for row in batch:
+                found = captions.get(row.position)
+                yield {"uid": row.uid, "captions": found, "status": row.status, "error": row.error}
+
+    def _captions(self, rows: list[Row]) -> dict[int, list[Record]]:
+        """Position -> the row's captions."""
+        if not rows:
+            return {}
+        drawn = self.blip.captions(take_pixels(rows), [row.uid for row in rows], range(self.use.samples))
+        return {
+            row.position: [{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(captions)]
+            for row, captions in zip(rows, drawn, strict=True)
+        }

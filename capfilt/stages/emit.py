@@ -1,0 +1,102 @@
+"""emit: the kept pairs in every asked format, with card and accounting, as one folder that is swapped in whole.
+
+All is written to `.dataset.new` beside `dataset`, which then changes places with it by two renames. A kill between the
+two leaves the old one as `.dataset.old`; the next call puts it back before it begins.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from capfilt.accounting import Accounting, account
+from capfilt.pipeline import Emit as Format
+from capfilt.pipeline import EmitBlipJson, EmitPairs, EmitParquet, EmitWebDataset, Pipeline
+from capfilt.sinks.base import Counts, pictures
+from capfilt.sinks.blip_json import write_blip_json
+from capfilt.sinks.card import card
+from capfilt.sinks.pairs import write_pairs
+from capfilt.sinks.parquet import write_parquet
+from capfilt.sinks.webdataset import write_webdataset
+from capfilt.stages.base import NOTHING, Job
+from capfilt.stages.select import model_name
+
+NAME, NEW, OLD = "dataset", ".dataset.new", ".dataset.old"
+
+
+class Emit:
+    """Writes `dataset/`. Images are streamed, one batch of a shard at a time."""
+
+    name: ClassVar[str] = "emit"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Literal["shard", "all"]] = "all"
+    inputs: ClassVar[tuple[str, ...]] = ("ingest", "select")
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @staticmethod
+    def settings(pipeline: Pipeline) -> Any:
+        """The formats, and the names that the card has."""
+        models = [use and model_name(use.model) for use in (pipeline.caption, pipeline.score)]
+        formats = [part.model_dump(mode="json") for part in pipeline.emit]
+        return {"name": pipeline.name, "emit": formats, "models": models}
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def process(self, shard: int = 0, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        """Write the data set anew. No image is decoded: `skip` has no meaning, with `only` nothing is done.
+
+        Raises:
+            DataError: rows in are not rows kept, rejected and quarantined; or a damaged shard.
+        """
+        if only is not None:
+            return
+        accounting = account(self._job)
+        recover(self._job.run)
+        new = self._job.run / NEW
+        new.mkdir()
+        write_dataset(self._job, accounting, new)
+        swap(self._job.run)
+
+
+def write_dataset(job: Job, accounting: Accounting, folder: Path) -> None:
+    """Every format, README.md and accounting.json into an empty folder."""
+    emitted: dict[str, Counts] = {part.format: _write(part, job, accounting, folder) for part in job.pipeline.emit}
+    (folder / "README.md").write_text(card(job, accounting, emitted), encoding="utf-8", newline="\n")
+    facts = {**accounting.to_dict(), "emitted": emitted}
+    (folder / "accounting.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write(part: Format, job: Job, accounting: Accounting, folder: Path) -> Counts:
+    pairs = accounting.texts_kept
+    match part:
+        case EmitParquet():
+            return write_parquet(pictures(job), folder, pairs, part.rows_per_file)
+        case EmitWebDataset():
+            return write_webdataset(pictures(job), folder, accounting.formats, pairs, part.rows_per_file)
+        case EmitBlipJson():
+            return write_blip_json(pictures(job), folder, job.pipeline.name, part.link)
+        case EmitPairs():
+            return write_pairs(job, folder)
+
+
+def recover(run: Path) -> None:
+    """Clean up after a writer that was killed: `dataset` is then the last complete one, if there ever was one."""
+    if (run / OLD).exists() and not (run / NAME).exists():
+        (run / OLD).rename(run / NAME)
+    for leftover in (run / OLD, run / NEW):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def swap(run: Path) -> None:
+    """`.dataset.new`, complete, becomes `dataset`."""
+    os.sync()
+    if (run / NAME).exists():
+        (run / NAME).rename(run / OLD)
+    (run / NEW).rename(run / NAME)
+    if (run / OLD).exists():
+        shutil.rmtree(run / OLD)

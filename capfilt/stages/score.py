@@ -1,0 +1,86 @@
+"""How well each text fits its image: ITC (raw cosine) and ITM (softmax P(match)) of the row's own text and captions.
+
+Asked are rows of every role that ingest let pass and that are not marked as near-duplicates (`dedup.skip_models`).
+All texts of an image are judged with one pass of the vision tower, each cleaned as the filter's training texts were
+(`pre_caption`); a text of which nothing is left has null scores, never 0. Scores are stored, select decides.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+from capfilt.models.blip.adapter import Blip
+from capfilt.models.protocols import Match
+from capfilt.pipeline import ModelUse, Pipeline
+from capfilt.schema import arrow, score_columns
+from capfilt.stages.base import NOTHING, Job
+from capfilt.stages.rows import Record, Row, load_model, model_batches, read_rows, take_pixels, write_rows
+from capfilt.text import pre_caption
+
+
+class Score:
+    """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
+
+    name: ClassVar[str] = "score"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Literal["shard", "all"]] = "shard"
+    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption")
+
+    def __init__(self, job: Job) -> None:
+        assert job.pipeline.score is not None
+        self.job = job
+        self.use: ModelUse = job.pipeline.score
+
+    @staticmethod
+    def settings(pipeline: Pipeline) -> Any:
+        """How images are batched, and which rows. The weights count by their digest."""
+        if pipeline.score is None:
+            return None
+        return {"batch_size": pipeline.score.batch_size, "skip_models": pipeline.dedup.skip_models}
+
+    def setup(self) -> None:
+        """Load the filter. Raises as `load_model`."""
+        self.blip: Blip = load_model(self.use, "matcher")
+
+    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
+        rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
+        max_pixels = self.job.pipeline.ingest.max_pixels
+        batches = model_batches(rows, self.use.batch_size, self.blip.preprocess, max_pixels)
+        schema = arrow(score_columns(self.blip.config.embed_dim))
+        write_rows(self.job.shard(self.name, shard), schema, self._records(batches), only)
+
+    def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
+        for batch in batches:
+            scores = self._scores([row for row in batch if row.status == "ok"])
+            for row in batch:
+                found = scores.get(row.position, {})
+                yield {"uid": row.uid, "status": row.status, "error": row.error, **found}
+
+    def _scores(self, rows: list[Row]) -> dict[int, Record]:
+        """Position -> the row's scores and embedding."""
+        if not rows:
+            return {}
+        states = self.blip.encode_images(take_pixels(rows))  # (B, P + 1, D)
+        texts = [_texts(row) for row in rows]
+        judged = self.blip.match(states, [[text for text in some if text] for some in texts])
+        embeddings = self.blip.embed_images(states).half().cpu().numpy()  # (B, E)
+        return {
+            row.position: {**_columns(row, some, matches), "image_embedding": embedding}
+            for row, some, matches, embedding in zip(rows, texts, judged, embeddings, strict=True)
+        }
+
+
+def _texts(row: Row) -> list[str]:
+    """The row's own text, then its captions, cleaned; "" where nothing is left."""
+    return [pre_caption(text) for text in (row.text or "", *(caption["text"] for caption in row.captions or []))]
+
+
+def _columns(row: Row, texts: Sequence[str], matches: Sequence[Match]) -> Record:
+    """`matches`: of the texts of which something is left."""
+    found = iter(matches)
+    web, *captions = [next(found) if text else Match(None, None) for text in texts]
+    scores: Record = {"web_itc": web.itc, "web_itm": web.itm}
+    if row.captions is not None:
+        scores["caption_itc"] = [match.itc for match in captions]
+        scores["caption_itm"] = [match.itm for match in captions]
+    return scores

@@ -1,0 +1,107 @@
+"""Stages that write a line a row instead of a model's output, and die or fail as their job's name says.
+
+The pipeline's name carries the orders: `die-SHARD-ROW` ends the process at that row of that shard in `upper`,
+`once-SHARD` kills the first worker of that shard, `full-SHARD` finds no room on the disk.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from capfilt.pipeline import Pipeline, validate
+from capfilt.shards import write_atomic
+from capfilt.stages.base import NOTHING, Job, Stage, Unit
+from capfilt.steps import Plan, Step
+
+ROWS = 8
+
+
+class Base:
+    """Common to the three."""
+
+    name: ClassVar[Any]
+    version: ClassVar[int] = 1
+    scope: ClassVar[Literal["shard", "all"]] = "shard"
+    inputs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @staticmethod
+    def settings(pipeline: Pipeline) -> Any:
+        return {}
+
+    def setup(self) -> None:
+        (self.job.run / f"{self.name}-{os.getpid()}.pid").touch()
+
+
+class Lines(Base):
+    """Makes the first files."""
+
+    name = "ingest"
+
+    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        path = self.job.shard("ingest", shard)
+        write_atomic(path.with_suffix(".json"), json.dumps({"rows": ROWS, "sha256": "", "status": {}}))
+        write_atomic(path, "\n".join(f"row {shard} {i}" for i in range(ROWS)))
+
+
+class Upper(Base):
+    """Reads one file, writes one."""
+
+    name = "caption"
+    inputs = ("ingest",)
+
+    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        order, *numbers = self.job.pipeline.name.split("-")
+        rows = self.job.shard("ingest", shard).read_text().splitlines()
+        if order == "once" and numbers == [str(shard)] and not (self.job.run / "died").exists():
+            (self.job.run / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order == "full" and numbers == [str(shard)]:
+            raise OSError(28, "No space left on device")
+        for i in only if only is not None else range(len(rows)):
+            if order == "die" and str(shard) == numbers[0] and str(i) in numbers[1:] and i not in skip:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if only is None:
+            text = "\n".join("null" if i in skip else row.upper() for i, row in enumerate(rows))
+            write_atomic(self.job.shard("caption", shard), text)
+
+
+class Joined(Base):
+    """Reads all files, writes one."""
+
+    name = "emit"
+    scope = "all"
+    inputs = ("caption",)
+
+    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        parts = [self.job.shard("caption", i).read_text() for i in range(len(self.job.units))]
+        write_atomic(self.job.run / "joined", "\n".join(parts))
+
+
+FAKES: tuple[type[Stage], ...] = (Lines, Upper, Joined)
+
+
+def fake_plan(run: Path, orders: str = "fine", shards: int = 6, **resources: dict[str, Any]) -> Plan:
+    """A plan over the three stages."""
+    raw = {
+        "name": orders,
+        "sources": [{"type": "parquet", "path": "none"}],
+        "select": {"policy": "keep_all"},
+        "dedup": {"semantic": None},
+        "resources": resources,
+    }
+    units = tuple(Unit("none", "", i * ROWS, (i + 1) * ROWS) for i in range(shards))
+    folders = {"ingest": "pairs", "caption": "caption", "emit": "dataset"}
+    job = Job(validate(raw, "test"), run, units, folders)
+    run.mkdir(parents=True, exist_ok=True)
+    todo = {stage.name: (0,) if stage.scope == "all" else tuple(range(shards)) for stage in FAKES}
+    return Plan(job, tuple(Step(stage, "f", {}, todo[stage.name], "new") for stage in FAKES))
+
+
+def expected(shards: int = 6) -> str:
+    """What `joined` holds where nothing went wrong."""
+    return "\n".join(f"ROW {i} {j}" for i in range(shards) for j in range(ROWS))

@@ -1,0 +1,246 @@
+"""The pipeline whole, through the real command line, on 28 pairs of the bundled sample and the bundled weights."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from capfilt import Pipeline, open_run, run, select
+from capfilt.cli import main
+from capfilt.errors import ConfigError, RunError
+from capfilt.pipeline import load_pipeline
+from capfilt.rundir import locked
+from capfilt.verify import verify
+
+SAMPLE = Path(__file__).parents[1] / "data/sample"
+SHARDS, ROWS = 4, 28
+
+
+@pytest.fixture(scope="module")
+def pipeline_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    for role, rows in (("web", 24), ("human", 4)):
+        (folder / role).mkdir()
+        part = pq.read_table(SAMPLE / role / "00000.parquet").slice(0, rows)
+        pq.write_table(part, folder / role / "00000.parquet")
+    raw = {
+        "name": "small",
+        "sources": [{"type": "parquet", "path": role, "role": role} for role in ("web", "human")],
+        "ingest": {"rows_per_shard": 8},
+        "caption": {"model": "tiny/captioner", "decoding": {"max_length": 12, "min_length": 5}, "batch_size": 4},
+        "score": {"model": "tiny/filter", "batch_size": 4},
+        "emit": [{"format": name} for name in ("parquet", "blip_json", "webdataset", "pairs")],
+        "truth": {"path": str(SAMPLE / "truth.parquet"), "source": "web"},
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(pipeline_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["run", str(pipeline_file), "--local", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    subprocess.run(["cp", "-r", str(finished), str(tmp_path / "run")], check=True)
+    return tmp_path / "run"
+
+
+def content(folder: Path) -> dict[str, str]:
+    """sha256 of every file of the data set and of every shard."""
+    files = [*folder.glob("*/*.parquet"), *(p for p in (folder / "dataset").rglob("*") if p.is_file())]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def command(*args: object, wait: bool = True, **environment: str) -> Any:
+    line = [sys.executable, "-m", "capfilt.cli", *map(str, args)]
+    started = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    if not wait:
+        return started
+    out, _ = started.communicate(timeout=300)
+    return started.returncode, out
+
+
+def test_every_row_is_accounted_for_and_the_folder_is_whole(finished: Path) -> None:
+    facts = open_run(finished).facts
+    rows = facts["accounting"]["rows"]
+    assert facts["state"] == "finished"
+    assert rows["in"] == ROWS == rows["kept"] + rows["rejected"] + rows["quarantined"]
+    assert verify(finished) == []
+    assert len(list((finished / "pairs").glob("*.parquet"))) == SHARDS
+    assert (finished / "report.html").stat().st_size > 10_000
+    assert facts["accounting"]["truth"]["wrong_in"] + facts["accounting"]["truth"]["right_in"] > 0
+
+
+def test_the_same_call_again_does_nothing(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*.parquet")}
+    assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*.parquet")} == before
+    told = capsys.readouterr().out
+    for word in ("rows in", "captions", "dataset  ", "report   ", "wrong ones were", "capfilt select"):
+        assert word in told
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_equal_bytes_on_ray(finished: Path, pipeline_file: Path, tmp_path: Path, workers: int) -> None:
+    most = [f"resources.{stage}.max_actors={workers}" for stage in ("ingest", "caption", "score", "select")]
+    code, told = command("run", pipeline_file, "--out", tmp_path / "run", *(f"--set={x}" for x in most))
+    assert code == 0, told
+    assert content(tmp_path / "run") == content(finished)
+
+
+@pytest.mark.parametrize(
+    ("point", "local"),
+    [("pairs/00001.parquet", True), ("score-*/00002.parquet", True), ("caption-*/00001.parquet", False)],
+)
+def test_killed_and_resumed_is_as_if_never_killed(
+    finished: Path, pipeline_file: Path, tmp_path: Path, point: str, local: bool
+) -> None:
+    out = tmp_path / "run"
+    line = ("run", pipeline_file, "--out", out, *(["--local"] if local else []))
+    started = command(*line, wait=False)
+    wait_for(lambda: any(out.glob(point)), started)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.communicate()
+    code, told = command(*line)
+    assert code == 0, told
+    assert content(out) == content(finished)
+    assert not [p for p in out.rglob(".*.parquet.*")]
+
+
+def wait_for(there: Callable[[], bool], started: Any) -> None:
+    until = time.monotonic() + 200
+    while not there():
+        assert started.poll() is None, started.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_terminated_it_leaves_soon_and_says_how_to_go_on(pipeline_file: Path, tmp_path: Path) -> None:
+    started = command("run", pipeline_file, "--out", tmp_path / "run", "--local", wait=False)
+    wait_for(lambda: any((tmp_path / "run").glob("caption-*/00000.parquet")), started)
+    started.send_signal(signal.SIGTERM)
+    told, _ = started.communicate(timeout=30)
+    assert started.returncode == 130
+    assert "the same command goes on" in told
+    assert "Traceback" not in told
+
+
+def test_another_threshold_runs_no_model(copy: Path) -> None:
+    models = {
+        p: p.stat().st_mtime_ns for stage in ("caption", "score", "dedup") for p in copy.glob(f"{stage}-*/*.parquet")
+    }
+    kept = select(copy, ["select.itm_threshold=0"]).accounting.texts_kept
+    assert select(copy, ["select.itm_threshold=1"]).accounting.texts_kept < kept
+    assert {p: p.stat().st_mtime_ns for p in models} == models
+    assert len(list(copy.glob("candidates-*"))) == 3
+    assert verify(copy) == []
+    with pytest.raises(
+        ConfigError, match=r"select runs no model, and these are to do: caption \(changed: .*seed: 0 -> 9"
+    ):
+        select(copy, ["caption.seed=9"])
+
+
+def test_a_changed_setting_makes_what_depends_on_it_anew_and_nothing_else(copy: Path, pipeline_file: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*.parquet")}
+    run(pipeline_file, out=copy, local=True, settings=["caption.seed=9"])
+    for stage in ("pairs", "near"):
+        assert all(p.stat().st_mtime_ns == t for p, t in before.items() if p.parent.name.startswith(stage))
+    assert [len(list(copy.glob(f"{s}-*"))) for s in ("near", "caption", "score", "dedup", "candidates")] == [
+        1,
+        2,
+        2,
+        2,
+        2,
+    ]
+    captions = [pq.read_table(p / "00000.parquet")["captions"] for p in copy.glob("caption-*")]
+    assert captions[0] != captions[1]
+
+
+def test_other_input_is_refused_not_mixed(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(pipeline_file), "--local", "--out", str(copy), "--set", "ingest.min_side=64"]) == 2
+    told = capsys.readouterr().err
+    assert "min_side: 16 -> 64" in told
+    assert "take another --out" in told
+
+
+def test_damage_is_found_and_mended(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = next(copy.glob("caption-*/00001.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    (copy / "dataset/README.md").write_text("mine")
+    assert main(["verify", str(copy)]) == 1
+    told = capsys.readouterr().out
+    assert "caption" in told
+    assert "README.md: changed since it was written" in told
+    shard.unlink()
+    assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
+    (copy / "dataset.json").unlink()
+    assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
+    assert main(["verify", str(copy)]) == 0
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(copy: Path, pipeline_file: Path) -> None:
+    with locked(copy), pytest.raises(RunError, match="another process works on this run"):
+        run(pipeline_file, out=copy, local=True)
+
+
+def test_plan_says_what_would_run_and_why(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(pipeline_file), "--out", str(copy), "--json", "--set", "score.batch_size=2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    state = {stage["stage"]: stage["state"] for stage in found["stages"]}
+    assert state == dict.fromkeys(("ingest", "near", "caption"), "done") | dict.fromkeys(
+        ("score", "dedup", "select", "emit"), "to do"
+    )
+    assert "batch_size: 4 -> 2" in next(s["why"] for s in found["stages"] if s["stage"] == "score")
+    assert found["rows"] == ROWS
+    assert found["seconds"] > 0
+    assert main(["plan", str(pipeline_file), "--out", str(copy / "new")]) == 0
+    assert "rows in 4 shards" in capsys.readouterr().out
+    assert not (copy / "new").exists()
+
+
+@pytest.mark.parametrize("line", [["inspect"], ["sql", "select source, kept, count(*) from candidates group by all"]])
+def test_looking_at_a_run(finished: Path, line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([line[0], str(finished), *line[1:]]) == 0
+    assert "web" in capsys.readouterr().out
+    uid = pq.read_table(finished / "pairs/00000.parquet")["uid"][0].as_py()
+    assert main(["inspect", str(finished), uid, "--json"]) == 0
+    assert uid in capsys.readouterr().out
+
+
+def test_no_run_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (["verify"], ["select"], ["inspect"], ["report"], ["sql", "select 1"]):
+        assert main([line[0], str(tmp_path), *line[1:]]) == 2
+        assert "no run.json there" in capsys.readouterr().err
+
+
+def test_the_python_words_are_those_of_the_command(pipeline_file: Path) -> None:
+    assert isinstance(load_pipeline(pipeline_file), Pipeline)
+
+
+def test_datasets_opens_the_result(finished: Path, tmp_path: Path) -> None:
+    import datasets
+
+    found = datasets.load_dataset(str(finished / "dataset"), split="train", cache_dir=str(tmp_path))
+    assert {"image", "text", "uid", "source", "itm"} <= set(found.column_names)
+    assert found[0]["image"].mode in ("RGB", "RGBA", "P", "L")
