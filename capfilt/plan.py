@@ -118,5 +118,8 @@ def _why(job: Job, stage: type[Stage], todo: Sequence[int], known: Any, material
     if known is None:
         return "new"
     if known != material:
-        return "changed: " + "; ".join(changes(known, material))
+        own = changes(known | {"inputs": None}, material | {"inputs": None})
+        before = known.get("inputs", {})
+        fed = [name for name, print_ in material["inputs"].items() if before.get(name) != print_]
+        return "; ".join(own + ([f"{' and '.join(fed)} changed"] if fed else []))
     return "unfinished" if stage.scope == "all" else f"{len(todo)} of {len(job.units)} shards are missing"

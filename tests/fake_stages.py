@@ -1,12 +1,13 @@
 """Stages that write a line a row instead of a model's output, and die or fail as their job's name says.
 
 The pipeline's name carries the orders: `die-SHARD-ROW` ends the process at that row of that shard in `upper`,
-`once-SHARD` kills the first worker of that shard, `full-SHARD` finds no room on the disk.
+`once-SHARD` kills the first worker of that shard, `full-SHARD` finds no room on the disk, `slow` takes its time.
 """
 
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -57,6 +58,8 @@ class Upper(Base):
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         order, *numbers = self.job.pipeline.name.split("-")
         rows = self.job.shard("ingest", shard).read_text().splitlines()
+        if order == "slow":
+            time.sleep(0.4)
         if order == "once" and numbers == [str(shard)] and not (self.job.run / "died").exists():
             (self.job.run / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_another_threshold_runs_no_model(copy: Path) -> None:
     assert len(list(copy.glob("candidates-*"))) == 3
     assert verify(copy) == []
     with pytest.raises(
-        ConfigError, match=r"select runs no model, and these are to do: caption \(changed: .*seed: 0 -> 9"
+        ConfigError, match=r"select runs no model, and these are to do: caption \(settings.seed: 0 -> 9"
     ):
         select(copy, ["caption.seed=9"])
 
@@ -196,6 +197,21 @@ def test_damage_is_found_and_mended(copy: Path, pipeline_file: Path, capsys: pyt
     assert main(["verify", str(copy)]) == 0
 
 
+def test_no_room_for_a_file_stops_the_run_and_the_same_command_goes_on(
+    finished: Path, pipeline_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    limit = (resource.RLIMIT_FSIZE, (30_000, 30_000))
+    line = [sys.executable, "-m", "capfilt.cli", "run", str(pipeline_file), "--out", str(out), "--local"]
+    found = subprocess.run(line, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(*limit))
+    assert found.returncode == 3, found.stderr
+    assert "File too large" in found.stderr
+    assert "the same command again" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert main([*line[3:]]) == 0
+    assert content(out) == content(finished)
+
+
 def test_two_runs_at_once_in_one_folder_are_refused(copy: Path, pipeline_file: Path) -> None:
     with locked(copy), pytest.raises(RunError, match="another process is working on this run"):
         run(pipeline_file, out=copy, local=True)
@@ -209,6 +225,7 @@ def test_plan_says_what_would_run_and_why(copy: Path, pipeline_file: Path, capsy
         ("score", "dedup", "select", "emit"), "to do"
     )
     assert "batch_size: 4 -> 2" in next(s["why"] for s in found["stages"] if s["stage"] == "score")
+    assert next(s["why"] for s in found["stages"] if s["stage"] == "dedup") == "score changed"
     assert found["rows"] == ROWS
     assert found["seconds"] > 0
     assert main(["plan", str(pipeline_file), "--out", str(copy / "new")]) == 0
