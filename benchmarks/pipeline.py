@@ -2,13 +2,16 @@
 
     python -m benchmarks.pipeline memory     # 200 small shards: resident memory of driver and workers along the run
     python -m benchmarks.pipeline overhead   # 20 shards, one worker a stage: Ray against --local, medians of pairs
+    python -m benchmarks.pipeline select     # 100,000 rows: `capfilt select` on stored scores
 
-Both run the real pipeline on the bundled sample and weights, repeated under new keys. Results: benchmarks/results/.
+The first two run the real pipeline on the bundled sample and weights, repeated under new keys; the third makes up
+captions and scores for rows with a picture of 100 bytes. Results: benchmarks/results/.
 """
 
 import argparse
 import json
 import os
+import random
 import statistics
 import tempfile
 import threading
@@ -21,10 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from capfilt import open_run, run, select
 from capfilt.engine import Done, run_local
-from capfilt.pipeline import Pipeline, validate
+from capfilt.pipeline import EmitPairs, Pipeline, validate
 from capfilt.plan import make_plan
 from capfilt.pool import run_ray
+from capfilt.rundir import write_facts
+from capfilt.schema import CAPTIONS, DEDUP, PAIRS, arrow, score_columns
+from capfilt.shards import ShardWriter, table
 from capfilt.steps import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -139,10 +146,50 @@ def overhead(shards: int, rows: int, pairs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def stored_scores(folder: Path, shards: int, rows: int) -> Path:
+    """A finished run of made-up scores."""
+    pipeline = source(folder, 1, 4).model_copy(update={"emit": [EmitPairs(format="pairs")]})
+    run(pipeline, out=folder / "run", local=True)
+    job = open_run(folder / "run").job
+    rng = random.Random(0)
+    dim = pq.read_schema(job.shard("score", 0)).field("image_embedding").type.list_size
+    first = {stage: table(job.shard(stage, 0)).to_pylist()[0] for stage in ("ingest", "caption", "dedup")}
+    schemas = {"ingest": PAIRS, "caption": CAPTIONS, "dedup": DEDUP, "score": score_columns(dim)}
+    first["ingest"]["image"] = {"bytes": b"x" * 100, "path": None}
+    first["score"] = {"status": "ok", "image_embedding": [0.0] * dim}
+    for shard in range(shards):
+        made: dict[str, list[dict[str, Any]]] = {stage: [] for stage in first}
+        for i in range(rows):
+            uid = f"{shard * rows + i:016x}"
+            scores = {"web_itc": rng.random(), "web_itm": rng.random()}
+            scores |= {"caption_itc": [rng.random()], "caption_itm": [rng.random()]}
+            for stage, row in first.items():
+                made[stage].append({**row, "uid": uid, **(scores if stage == "score" else {})})
+        for stage, lines in made.items():
+            with ShardWriter(job.shard(stage, shard), arrow(schemas[stage])) as writer:
+                writer.write(lines)
+    facts = open_run(folder / "run").facts
+    facts["units"] = [["in", f"{i:05d}.parquet", 0, rows] for i in range(shards)]
+    write_facts(job.run, facts)
+    return job.run
+
+
+def select_time(shards: int, rows: int, times: int) -> dict[str, Any]:
+    """Seconds of `select` (decide, emit pairs, count, report), each with another threshold."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_folder = stored_scores(Path(folder), shards, rows)
+        spent = []
+        for k in range(times):
+            started = time.monotonic()
+            kept = select(run_folder, [f"select.itm_threshold={0.55 + k / 20}"]).accounting.texts_kept
+            spent.append(round(time.monotonic() - started, 2))
+    return {"rows": shards * rows, "seconds": spent, "median": statistics.median(spent), "texts_kept_last": kept}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["memory", "overhead"])
+    parser.add_argument("what", choices=["memory", "overhead", "select"])
     parser.add_argument("--shards", type=int)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--pairs", type=int, default=3)
@@ -150,6 +197,8 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.what == "memory":
         result = memory(args.shards or 200, args.rows or 8)
+    elif args.what == "select":
+        result = select_time(args.shards or 10, args.rows or 10_000, args.pairs)
     else:
         result = overhead(args.shards or 20, args.rows or 24, args.pairs)
     out = ROOT / f"benchmarks/results/pipeline-{args.what}.json"
