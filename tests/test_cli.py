@@ -140,3 +140,16 @@ def test_an_interrupt_says_that_training_goes_on(
     monkeypatch.setattr("capfilt.training.loop.train", interrupted)
     assert main(["train", str(tiny_recipe())]) == 130
     assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_schema_is_one_that_editors_take_and_doctor_finds_what_is_installed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"sources", "caption", "score", "dedup", "select", "emit"} <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for word in ("torch", "faiss", "CPU cores", "tiny/filter", "free disk"):
+        assert word in told

@@ -173,6 +173,15 @@ def test_a_changed_setting_makes_what_depends_on_it_anew_and_nothing_else(copy: 
     assert captions[0] != captions[1]
 
 
+def test_another_filter_over_a_finished_run_keeps_pairs_and_captions(copy: Path) -> None:
+    captions = [p.stat().st_mtime_ns for p in copy.glob("caption-*/*.parquet")]
+    assert main(["run", "rescore", "--local", "--set", f"base={copy}"]) == 0
+    assert [p.stat().st_mtime_ns for p in copy.glob("caption-*/*.parquet")] == captions
+    assert len(list(copy.glob("score-*"))) == 2
+    assert open_run(copy).job.pipeline.score.model == "tiny/pretrained"
+    assert verify(copy) == []
+
+
 def test_other_input_is_refused_not_mixed(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(pipeline_file), "--local", "--out", str(copy), "--set", "ingest.min_side=64"]) == 2
     told = capsys.readouterr().err
