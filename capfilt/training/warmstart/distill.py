@@ -1,4 +1,4 @@
-"""Warm start, step 2: a small ViT learns what EfficientNet-Lite0 sees (`views.py`), before it ever meets a text.
+"""Warm start, step 3: a small ViT learns what EfficientNet-Lite0 sees (`views.py`), before it ever meets a text.
 
 Targets: from the class token the pooled feature (standardised), from each patch the teacher's cell (PCA, half
 whitened), and from two inner blocks of the ViT two inner layers of the teacher. Measured (6 x 192 at 128 px, 64 images
@@ -8,8 +8,9 @@ after 76 steps and further ahead on cells: a plain ViT stays on its first platea
     python -m capfilt.training.warmstart.distill --views views/* --out warm/vision --steps 5000
 
 The result is a folder with `vision.safetensors`, which a pre-training recipe names as `vision_init`; `student.pt`
-beside it goes on with `--init`. Measured on 19,000 images: 1,750 steps of 64 (23 minutes on one to two cores)
-leave 0.826 of the pooled feature unexplained on held-out photographs, and it still falls.
+beside it goes on with `--init`. Measured on 19,000 images, pooled feature left unexplained on held-out photographs:
+0.826 after 1,750 steps of 64; without augmentation the next 2,000 left 0.846 there and 0.70 on the training photographs;
+with CutMix, colour jitter and dropped patches 3,750 left 0.833 and 0.77, and 2,700 more to a rate of 0 left 0.802.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 EfficientNet-Lite0's pooled feature and MiniLM's sentence embedding stay frozen; two small heads are trained by ITC to
 256 common dimensions. Each tower then learns its side alone, which needs no pairs and so no two towers that move at
 once: the ViT from every stored view (`distill.py --joint`), the text encoder from every text (`text.py --joint`).
-Measured on 368 held-out photographs: the heads reach text-to-image R@1 0.24; small heads over a ViT's features and
-MiniLM 0.17 where a MED that was trained end to end from the same ViT had reached 0.14.
+Measured on 368 held-out photographs, text-to-image R@1 / R@10: the heads reach 0.28 / 0.73, the distilled ViT with
+MiniLM's side 0.18 / 0.61, EfficientNet's side with the distilled text encoder 0.21 / 0.68, both students 0.13 / 0.54.
 
     python -m capfilt.training.warmstart.joint --views views/p0 views/p1 --val views/val --out warm/joint.pt
 """

@@ -1,4 +1,4 @@
-"""Warm start, step 3: a small text encoder learns what MiniLM-L6 (MIT, from PyPI; `capfilt[distill]`) makes of a text.
+"""Warm start, step 4: a small text encoder learns what MiniLM-L6 (MIT, from PyPI; `capfilt[distill]`) makes of a text.
 
 The vocabulary is BERT's own, cut to the pieces that the texts at hand use most (a longer piece that is left out falls
 apart into shorter ones), plus [DEC] and [ENC]. Embeddings start as MiniLM's, by PCA; then [CLS] learns, through a
