@@ -9,7 +9,7 @@ after 76 steps and further ahead on cells: a plain ViT stays on its first platea
 
 The result is a folder with `vision.safetensors`, which a pre-training recipe names as `vision_init`; `student.pt`
 beside it goes on with `--init`. Measured on 19,000 images, pooled feature left unexplained on held-out photographs:
-0.826 after 1,750 steps of 64; without augmentation the next 2,000 left 0.846 there and 0.70 on the training photographs;
+0.826 after 1,750 steps of 64; without augmentation 2,000 more left 0.846 there, 0.70 on the training photographs;
 with CutMix, colour jitter and dropped patches 3,750 left 0.833 and 0.77, and 2,700 more to a rate of 0 left 0.802.
 """
 
