@@ -50,3 +50,4 @@ def main(path: str, rank: int, store: str, poison: bool) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(json.dumps(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], "poison" in sys.argv)))
+    dist.destroy_process_group()
