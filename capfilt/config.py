@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capfilt.errors import ConfigError
 
-SHIPPED = (Path(__file__).parent / "_shipped" / "pipelines", Path(__file__).parents[1] / "pipelines")
-"""Where shipped pipelines and recipes lie: inside an installed wheel, or beside the package in a checkout."""
+ROOTS = (Path(__file__).parent / "_shipped", Path(__file__).parents[1])
+"""Where shipped files lie: inside an installed wheel, or beside the package in a checkout."""
+SHIPPED = tuple(root / "pipelines" for root in ROOTS)
+"""Shipped pipelines and recipes."""
 
 
 class Part(BaseModel):

@@ -37,7 +37,6 @@ class Board:
     """What is to do, in which order it may be done, and what is finished."""
 
     def __init__(self, plan: Plan) -> None:
-        self.job = plan.job
         self.steps = plan.steps_by_name
         self.todo = {step.name: list(step.todo) for step in plan.steps}
         self._open = {step.name: set(step.todo) for step in plan.steps}
@@ -78,7 +77,6 @@ class Board:
 
 def run_local(plan: Plan, progress: Progress) -> None:
     """Every stage in turn in this process. A row that kills its worker kills this process: use Ray for such data."""
-    board = Board(plan)
     for step in plan.steps:
         worker: Stage | None = None
         for shard in step.todo:
@@ -86,7 +84,6 @@ def run_local(plan: Plan, progress: Progress) -> None:
             worker = worker or ready_worker(step.stage, plan.job)
             with told(step.name, shard):
                 worker.process(shard)
-            board.finish(step.name, shard)
             progress(Done(step.name, shard, monotonic() - started))
 
 

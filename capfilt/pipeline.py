@@ -253,7 +253,7 @@ class Pipeline(Part):
         return next(source for source in self.sources if source_name(source) == name)
 
 
-def source_name(source: Source) -> str:
+def source_name(source: Source | EvalSet) -> str:
     """The stated name, or the path's last part without its suffix."""
     return source.name or Path(source.path).stem
 

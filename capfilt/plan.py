@@ -12,7 +12,7 @@ from typing import Any
 from capfilt.errors import ConfigError
 from capfilt.fingerprint import changes, fingerprint
 from capfilt.models.digest import weights_digest
-from capfilt.pipeline import Pipeline, source_name
+from capfilt.pipeline import ModelUse, Pipeline, source_name
 from capfilt.rundir import read_json
 from capfilt.sources import open_source
 from capfilt.stages.base import Job, Stage, Unit
@@ -41,7 +41,7 @@ def make_plan(pipeline: Pipeline, run: Path, last: Job | None = None) -> Plan:
     Args:
         pipeline: the pipeline.
         run: its folder; need not exist.
-        last: the run's last job, for a plan that takes `pairs` as they are and does not look at the sources.
+        last: the run's last job, for a plan that takes `pairs` and the weights as they are and reads neither again.
 
     Raises:
         ConfigError: a source or model that is not there, or a `pairs` folder made otherwise.
@@ -51,7 +51,7 @@ def make_plan(pipeline: Pipeline, run: Path, last: Job | None = None) -> Plan:
         units, identity = _look_at_sources(pipeline)
     else:
         units, identity = last.units, None
-    digests = _digests(pipeline)
+    digests = _digests(pipeline, last)
     known = (read_json(run / "run.json") or {}).get("materials", {})
     folders: dict[str, str] = {}
     prints: dict[str, str] = {}
@@ -83,9 +83,16 @@ def _look_at_sources(pipeline: Pipeline) -> tuple[tuple[Unit, ...], list[Any]]:
     return units, [[name, reader.identity()] for name, reader in readers]
 
 
-def _digests(pipeline: Pipeline) -> dict[str, str]:
-    uses = {"caption": pipeline.caption, "score": pipeline.score}
-    return {name: weights_digest(u.model, u.revision, u.tokenizer) for name, u in uses.items() if u is not None}
+def _digests(pipeline: Pipeline, last: Job | None) -> dict[str, str]:
+    """Of each model's weights; those that the last job has under the same settings are not read again."""
+    found = {}
+    for name in ("caption", "score"):
+        use: ModelUse | None = getattr(pipeline, name)
+        if use is not None and last is not None and use == getattr(last.pipeline, name):
+            found[name] = last.digests[name]
+        elif use is not None:
+            found[name] = weights_digest(use.model, use.revision, use.tokenizer)
+    return found
 
 
 def _pairs_material(material: dict[str, Any], identity: list[Any] | None, run: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from capfilt.models.hub import resolve
+from capfilt.models.hub import resolve, weight_files
 from capfilt.pipeline import ModelUse, source_name
 from capfilt.rundir import read_json
 from capfilt.stages.base import Job
@@ -68,8 +68,7 @@ def _guess(job: Job, stage: str) -> float:
     if use is None:
         return _SECONDS_A_ROW[stage]
     path = resolve(use.model, use.revision)
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
-    return sum(file.stat().st_size for file in files) * _SECONDS_A_BYTE
+    return sum(file.stat().st_size for file in weight_files(path)) * _SECONDS_A_BYTE
 
 
 def _bytes(path: str) -> int:

@@ -8,7 +8,6 @@ import sys
 import zlib
 from collections import Counter
 from functools import cache
-from io import BytesIO
 from random import Random
 
 import numpy as np
@@ -19,17 +18,7 @@ from PIL import Image
 
 from capfilt.errors import DataError
 from capfilt.images import ImageError, decode_image, examine
-
-
-def photo(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.pictures import encode, photo
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])

@@ -160,6 +160,17 @@ def test_another_threshold_runs_no_model(copy: Path) -> None:
         select(copy, ["caption.seed=9"])
 
 
+def test_another_threshold_needs_no_weights(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*args: object) -> str:
+        raise ConfigError("no such model")
+
+    monkeypatch.setattr("capfilt.plan.weights_digest", gone)
+    select(copy, ["select.itm_threshold=0.9"])
+    assert verify(copy) == []
+    with pytest.raises(ConfigError, match="no such model"):
+        select(copy, ["score.model=tiny/pretrained"])
+
+
 def test_a_changed_setting_makes_what_depends_on_it_anew_and_nothing_else(copy: Path, pipeline_file: Path) -> None:
     early = [p for stage in ("pairs", "near-*") for p in copy.glob(f"{stage}/*.parquet")]
     before = [p.stat().st_mtime_ns for p in early]

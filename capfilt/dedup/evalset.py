@@ -4,7 +4,6 @@ A picture that cannot be decoded cannot be evaluated on either, and is left out;
 alone (`hamming`).
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -23,12 +22,11 @@ from capfilt.models.blip.adapter import Blip
 from capfilt.parquet import is_binary, open_parquet, parquet_errors, parquet_files, safe_schema
 from capfilt.pipeline import EvalSet
 from capfilt.sources.columns import choose
+from capfilt.sources.files import Container
 from capfilt.sources.values import key_text
 
 _READ = 32
 """Rows whose image files are held at once."""
-_END = 64 * 2**10
-"""Bytes at either end of a file that stand for it."""
 
 
 class Images(NamedTuple):
@@ -47,21 +45,9 @@ class _Image(NamedTuple):
     pixels: torch.Tensor | None
 
 
-def set_name(part: EvalSet) -> str:
-    """The stated name, or the path's last part without its suffix."""
-    return part.name or Path(part.path).stem
-
-
 def identity(part: EvalSet) -> list[list[str | int]]:
     """Name, size and the sha256 of both ends (64 KiB each) of every file. Raises DataError if there is none."""
-    return [[file.name, file.stat().st_size, _ends(file)] for file in parquet_files(part.path)]
-
-
-def _ends(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(_END)
-        file.seek(max(0, path.stat().st_size - _END))
-        return hashlib.sha256(head + file.read()).hexdigest()
+    return [Container("", file.name, file).identity() for file in parquet_files(part.path)]
 
 
 def read(part: EvalSet, max_pixels: int, batch_size: int, blip: Blip | None) -> Images:

@@ -9,12 +9,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from capfilt.errors import CheckpointError
-from capfilt.models.hub import resolve
+from capfilt.models.hub import resolve, weight_files
 from capfilt.shards import file_sha256
 
 _CONFIG = ("config.json",)
-_WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "vocab.txt")
 
@@ -38,10 +36,7 @@ def weights_digest(model: str, revision: str | None = None, tokenizer: str | Non
 
 
 def _model_files(folder: Path) -> list[Path]:
-    weights = _first(folder, _WEIGHTS)
-    if not weights:
-        raise CheckpointError(f"{folder}: no model.safetensors here; a BLIP folder holds config.json and safetensors")
-    return _first(folder, _CONFIG) + weights + _first(folder, _PROCESSOR)
+    return _first(folder, _CONFIG) + weight_files(folder) + _first(folder, _PROCESSOR)
 
 
 def _first(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -4,9 +4,10 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from capfilt.errors import ConfigError
+from capfilt.config import ROOTS
+from capfilt.errors import CheckpointError, ConfigError
 
-SHIPPED = (Path(__file__).parents[1] / "_shipped" / "models", Path(__file__).parents[2] / "models")
+SHIPPED = tuple(root / "models" for root in ROOTS)
 """Where shipped models lie: inside an installed wheel, or beside the package in a checkout."""
 
 REVISIONS = {
@@ -22,6 +23,7 @@ with `revision`. bert-base-uncased serves as the tokenizer of official `.pth` fi
 """
 
 _WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
+_LAYOUTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
 _SMALL = ["*.json", "vocab.txt"]
 
 
@@ -48,6 +50,18 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) or (revision is None and name not in REVISIONS):
         raise ConfigError(_unknown(name))
     return _download(name, revision or REVISIONS[name], weights)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of weights that are read: the file itself, or a folder's of the first layout that it has.
+
+    Raises CheckpointError if there is none.
+    """
+    found = [[path]] if path.is_file() else [sorted(path.glob(pattern)) for pattern in _LAYOUTS]
+    files = next((files for files in found if files), [])
+    if not files:
+        raise CheckpointError(f"{path}: no model.safetensors here; a BLIP folder holds config.json and safetensors")
+    return files
 
 
 def shipped() -> list[str]:

@@ -9,16 +9,15 @@ A row's key is its `uid` if it has one, else img2dataset's `key`.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 
 from capfilt.errors import ConfigError
 from capfilt.pipeline import Source
-from capfilt.sources.base import RawRow, Reader, cut, some
+from capfilt.sources.base import RawRow, Reader
 from capfilt.sources.columns import KEY, Columns
-from capfilt.sources.files import Container, container, containers
+from capfilt.sources.files import Container, containers
 from capfilt.sources.parquet import ParquetReader
 from capfilt.sources.values import key_text
-from capfilt.sources.webdataset import sample_rows, samples, tar_stem
+from capfilt.sources.webdataset import WebDatasetReader, sample_rows, samples, tar_stem
 from capfilt.stages.base import Unit
 
 
@@ -31,32 +30,19 @@ def open_img2dataset(source: Source, max_bytes: int) -> Reader:
     return TarsReader(source, max_bytes, tars) if tars else ParquetReader(source, max_bytes)
 
 
-class TarsReader:
+class TarsReader(WebDatasetReader):
     """Tars, each with its Parquet file if there is one. See `Reader`."""
 
-    def __init__(self, source: Source, max_bytes: int, tars: list[Container]) -> None:
-        self.source, self._max_bytes, self._tars = source, max_bytes, tars
-        self._stated = tuple(source.columns.items())
-
-    def units(self, rows_per_shard: int) -> list[Unit]:
-        totals = [(tar.unit, sum(1 for _ in self._rows(tar, images=False))) for tar in self._tars]
-        return some(
-            [unit for path, total in totals for unit in cut(self.source, path, total, rows_per_shard)], self.source
-        )
-
     def identity(self) -> list[list[str | int]]:
-        return [file.identity() for tar in self._tars for file in (tar, _sidecar(tar)) if file.path.is_file()]
+        return [file.identity() for tar in self.files for file in (tar, _sidecar(tar)) if file.path.is_file()]
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
-        yield from islice(self._rows(container(self._tars, unit.path), images=True), unit.start, unit.stop)
-
-    def _rows(self, tar: Container, images: bool) -> Iterator[RawRow]:
+    def _rows(self, file: Container, images: bool) -> Iterator[RawRow]:
         there = set()
-        for sample in samples(tar, self._stated, self._max_bytes, images):
+        for sample in samples(file, self._stated, self._max_bytes, images):
             there.add(sample.key)
-            key = sample.key if sample.reason is None else f"{tar_stem(tar.name)}/{sample.key}"
+            key = sample.key if sample.reason is None else f"{tar_stem(file.name)}/{sample.key}"
             yield from sample_rows(sample, self._stated, key, KEY)
-        sidecar = _sidecar(tar)
+        sidecar = _sidecar(file)
         if sidecar.path.is_file():
             reader = _Sidecar(self.source.model_copy(update={"path": str(sidecar.path), "columns": {}}), there)
             yield from reader.rows(Unit("", "", 0, reader.total()))

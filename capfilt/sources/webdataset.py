@@ -46,9 +46,9 @@ class Sample:
 class WebDatasetReader:
     """A tar, a folder of tars or a glob. See `Reader`."""
 
-    def __init__(self, source: Source, max_bytes: int) -> None:
+    def __init__(self, source: Source, max_bytes: int, files: list[Container] | None = None) -> None:
         self.source, self._max_bytes = source, max_bytes
-        self.files = containers(source, SUFFIXES)
+        self.files = containers(source, SUFFIXES) if files is None else files
         self._stated = tuple(source.columns.items())
 
     def units(self, rows_per_shard: int) -> list[Unit]:

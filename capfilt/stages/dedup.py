@@ -21,7 +21,7 @@ from capfilt.dedup import cosine, evalset, hamming, rows
 from capfilt.dedup.groups import KINDS, Groups
 from capfilt.dedup.links import Floats, Ints, Links
 from capfilt.models.blip.adapter import Blip
-from capfilt.pipeline import EvalSet, Pipeline
+from capfilt.pipeline import EvalSet, Pipeline, source_name
 from capfilt.schema import DEDUP
 from capfilt.shards import table
 from capfilt.stages.base import NOTHING, Job
@@ -58,7 +58,7 @@ class Dedup:
         dedup = pipeline.dedup
         sets = [
             part.model_dump(mode="json", exclude={"path"})
-            | {"name": evalset.set_name(part), "files": evalset.identity(part)}
+            | {"name": source_name(part), "files": evalset.identity(part)}
             for part in dedup.decontaminate
         ]
         return {"semantic": None if dedup.semantic is None else dedup.semantic.min_similarity, "decontaminate": sets}
@@ -146,7 +146,7 @@ class Dedup:
         blip = None if part.min_similarity is None else self._blip
         size = 16 if use is None else use.batch_size
         images = evalset.read(part, self._job.pipeline.ingest.max_pixels, size, blip)
-        return evalset.set_name(part), images.keys, _meet(part, images, codes, embedded)
+        return source_name(part), images.keys, _meet(part, images, codes, embedded)
 
     def _sidecars(self, stage: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
         """A stage's columns, shard by shard, found to have the rows of the pairs."""

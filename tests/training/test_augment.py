@@ -1,5 +1,4 @@
 import math
-from io import BytesIO
 from random import Random
 
 import numpy as np
@@ -12,17 +11,7 @@ from pydantic import ValidationError
 
 from capfilt.images import decode_image
 from capfilt.training.augment import _OPERATIONS, CLIP_MEAN, CLIP_STD, Augment, crop_box
-
-
-def photo(width: int = 60, height: int = 40, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.pictures import encode, photo
 
 
 @settings(max_examples=40, deadline=None)

@@ -24,6 +24,7 @@ from capfilt.models.blip.config import MEDConfig, from_transformers, infer, to_t
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.names import from_official, hub_names, is_training_state
 from capfilt.models.blip.vision import interpolate_positions
+from capfilt.models.hub import weight_files
 
 
 def _halves(config: MEDConfig) -> list[str]:
@@ -91,13 +92,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no weights there, or a file that is damaged or would run code.
     """
-    layouts = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
-    found = [[path]] if path.is_file() else [sorted(path.glob(pattern)) for pattern in layouts]
-    files = next((files for files in found if files), [])
-    if not files:
-        raise CheckpointError(f"{path}: no model.safetensors here; a BLIP folder holds config.json and safetensors")
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(path):
         tensors |= _load_file(file)
     return tensors
 
