@@ -10,11 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from PIL import Image, ImageDraw
 
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
+
+settings.register_profile("same", derandomize=True, deadline=None)  # a gate must not roll dice
+settings.register_profile("search", max_examples=1000, deadline=None)  # pytest --hypothesis-profile=search
+settings.load_profile("same")
 
 TINY_COLOURS = {
     "red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 30),

@@ -124,5 +124,5 @@ def bars(steps: list[int]) -> str:
     for k, n in enumerate(counts):
         if n:
             high, right = max(n**0.5 / top * HEIGHT, 1), min((k + 1) * width, WIDTH)
-            parts.append(f"M{k * width:.6g} {HEIGHT}V{HEIGHT - high:.4g}H{right:.6g}V{HEIGHT}Z")
+            parts.append(f"M{k * width:.2f} {HEIGHT}V{HEIGHT - high:.2f}H{right:.2f}V{HEIGHT}Z")
     return "".join(parts)
