@@ -70,7 +70,7 @@ def beam_search(
     """
     start, beams = prompt.shape[1], decoding.num_beams
     logits = logits.repeat_interleave(beams, dim=0)  # (B * N, V)
-    decoder.select_rows(torch.arange(prompt.shape[0], device=prompt.device).repeat_interleave(beams))
+    decoder.select(torch.arange(prompt.shape[0], device=prompt.device).repeat_interleave(beams))
     running = _first(prompt, decoding)
     finished = running._replace(scores=torch.full_like(running.scores, NEVER))
     best = finished.pick(torch.zeros_like(prompt[:, :1]))
@@ -91,10 +91,9 @@ def beam_search(
         rows += torch.arange(rows.shape[0], device=rows.device)[:, None] * beams
         if worth_leaving(done):
             live = (~done).nonzero()[:, 0]
-            decoder.select_images(live)
             running, finished = running.of(live), finished.of(live)
             rows, images, done = rows[live], images[live], done[live]
-        decoder.select_rows(rows.flatten())
+        decoder.select(rows.flatten())
         logits = decoder.step(running.sequences[:, :, length].reshape(-1, 1))
     return best.sequences[:, 0], best.logprobs[:, 0]
 

@@ -5,13 +5,15 @@ better for bootstrapping. The official `generate` adds a repetition penalty of 1
 to be *measured* come from beam search with 3 beams, lengths 5 .. 20.
 
 Each step computes one token: self-attention keys and values lie in a cache of `max_length` made at the first step,
-those of the image are the caller's, made once an image; an image's beams ask them as one query. A row whose caption
-has ended leaves the batch.
+what the image shows is the image's, for all its captions and beams (`cross`). The prompt is read once an image, and a
+row whose caption has ended leaves the batch.
 
-Shape legend: B images, R rows (B, or B * beams), L tokens, D width, H heads, K head width, V vocabulary.
+Shape legend: B images, R rows (captions or beams, image by image), L tokens, D width, H heads, K head width,
+V vocabulary.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import cast
 
 import torch
@@ -19,30 +21,38 @@ from torch import Tensor
 
 from capfilt.errors import InputError
 from capfilt.models.blip.beam import beam_search, worth_leaving
+from capfilt.models.blip.cross import ImageKeys, image_keys
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED, select_kv
 from capfilt.models.blip.sampling import apply_rules, draw, keyed_noise, nucleus
 from capfilt.models.blip.text import AttentionBlock, TextLayer
 from capfilt.models.decoding import Decoding
 
+Drawn = tuple[list[int], float]
+"""Generated ids, without prompt and [SEP], and the mean natural-log probability of the generated tokens."""
+
 
 class CachedDecoder:
     """The decoder's rows, each fed token by token; a row attends to its own past and to its image."""
 
-    def __init__(self, med: MED, image_kv: list[KV], max_length: int) -> None:
-        """image_kv: every layer's keys and values of B images, each (B, H, P + 1, K)."""
-        self._med, self._image_kv, self._max_length = med, image_kv, max_length
+    def __init__(self, med: MED, keys: ImageKeys, images: int, max_length: int) -> None:
+        """One row for each of `images` images to begin with; `keys` are theirs."""
+        self._med, self._keys, self._max_length = med, keys, max_length
         self._layers = cast("list[TextLayer]", list(med.text.layers))
+        self._image_of = list(range(images))
+        self._counts = [1] * images
         self._cache: list[KV] = []
         self._length = 0
 
     def step(self, ids: Tensor) -> Tensor:
-        """ids (R, L) int64, the next tokens -> (R, V) float32 logits after the last. Rows lie image by image."""
+        """ids (R, L) int64, the next tokens -> (R, V) float32 logits after the last."""
         x = self._med.text.embed(ids, self._length)
-        images = self._image_kv[0][0].shape[0]
+        asking = [count * ids.shape[1] for count in self._counts]
         for i, layer in enumerate(self._layers):
-            x = self._attend(i, cast(AttentionBlock, layer.self_attention["decoder"]), x)
-            x = layer.cross_and_feed(x.reshape(images, -1, x.shape[-1]), self._image_kv[i]).view_as(x)
+            x = self._attend(i, layer.own("decoder"), x)
+            cross = layer.cross_attention
+            seen = self._keys.seen(i, cross.attention, x.flatten(0, 1), asking).view_as(x)
+            x = layer.feed(cross.close(x, seen))
         self._length += ids.shape[1]
         logits: Tensor = self._med.lm_head(x[:, -1], self._med.text.word.weight)
         return logits.float()
@@ -59,47 +69,57 @@ class CachedDecoder:
         out: Tensor = block(x, (keys, values), None, causal=start == 0)
         return out
 
-    def select_rows(self, rows: Tensor) -> None:
-        """Go on with these rows' pasts, (R',) int64; a row may be taken several times. Images stay as they are."""
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, (R',) int64, still image by image; a row may be taken several times, an image left."""
         self._cache = select_kv(self._cache, rows)
-
-    def select_images(self, images: Tensor) -> None:
-        """Go on with these images, (B',) int64; call `select_rows` with the rows that belong to them."""
-        self._image_kv = select_kv(self._image_kv, images)
+        chosen = [self._image_of[row] for row in rows.tolist()]
+        groups = [(image, len(list(group))) for image, group in groupby(chosen)]
+        if len(groups) < len(self._counts):
+            self._keys = self._keys.of([image for image, _ in groups])
+        self._counts = [count for _, count in groups]
+        self._image_of = [place for place, count in enumerate(self._counts) for _ in range(count)]
 
 
 @torch.inference_mode()
 def generate(
-    med: MED, image_kv: list[KV], prompt_ids: Tensor, uids: Sequence[str], decoding: Decoding, sample: int = 0
-) -> list[tuple[list[int], float]]:
-    """One caption for each of B images.
+    med: MED,
+    image_states: Tensor,
+    prompt_ids: Tensor,
+    uids: Sequence[str],
+    decoding: Decoding,
+    samples: Sequence[int] = (0,),
+) -> list[list[Drawn]]:
+    """For each of B images one caption a sample number, all drawn together.
 
     Greedy and beam search give the tokens of transformers' `generate` with the same options (beam: `early_stopping`
-    False). A nucleus caption does not depend on the other rows, but for the rounding of matrix products of another
-    size: in fp32 none of 384 captions (9586 tokens) of a random model changed with the batch; under bf16 some will.
+    False); their samples are all the same. A nucleus caption does not depend on the other rows, but for the rounding of
+    matrix products of another size: on a CPU, in fp32 with one thread, there is none (`packed`); else there is some.
 
     Args:
         med: with a decoder, in eval mode.
-        image_kv: `med.cross_kv` of the images; keys and values with B rows.
+        image_states: (B, P + 1, D), of the vision tower.
         prompt_ids: (L,) int64, [DEC] and the prompt, without [SEP]; the same for all rows.
         uids: B row names, for the noise.
         decoding: the method and its options.
-        sample: number of the caption, for several of one row.
+        samples: numbers of the captions, parts of the noise's key.
 
     Returns:
-        For each image the generated ids (without prompt and [SEP]) and the mean natural-log probability of the
-        generated tokens, [SEP] too if it came: log-softmax of the model's logits as they are, before penalty, minimum
-        length, temperature and nucleus.
+        For each image and sample the generated ids (without prompt and [SEP]) and the mean natural-log probability of
+        the generated tokens, [SEP] too if it came: log-softmax of the model's logits as they are, before penalty,
+        minimum length, temperature and nucleus.
 
     Raises:
         InputError: a MED without decoder or in train mode; another number of uids; a prompt that does not begin with
             [DEC] or leaves no room; more positions than the model has; logits that are not finite.
     """
-    _check(med, image_kv, prompt_ids, uids, decoding)
-    if not uids:
-        return []
-    decoder = CachedDecoder(med, image_kv, decoding.max_length)
-    prompt = prompt_ids.to(image_kv[0][0].device).expand(len(uids), -1)
+    _check(med, image_states, prompt_ids, uids, decoding)
+    if not uids or not samples:
+        return [[] for _ in uids]
+    draws = len(samples) if decoding.method == "nucleus" else 1
+    rows = decoding.num_beams if decoding.method == "beam" else draws
+    keys = image_keys(med.text, image_states, rows * decoding.max_length)
+    decoder = CachedDecoder(med, keys, len(uids), decoding.max_length)
+    prompt = prompt_ids.to(image_states.device).expand(len(uids), -1)
     sep = med.config.text.sep_id
     logits = decoder.step(prompt)
     if broken := (~logits.isfinite().all(-1)).nonzero()[:, 0].tolist():
@@ -108,21 +128,23 @@ def generate(
     if decoding.method == "beam" and decoding.num_beams > 1:
         sequences, logprobs = beam_search(decoder, logits, prompt, decoding, sep)
     else:
-        noise = keyed_noise(decoding.seed, uids, sample, decoding.max_length).to(prompt.device)
-        sequences, logprobs = _one_by_one(decoder, logits, prompt, noise, decoding, sep)
+        noise = [keyed_noise(decoding.seed, uids, sample, decoding.max_length) for sample in samples[:draws]]
+        by_row = torch.stack(noise, dim=1).flatten(0, 1).to(prompt.device)  # (B * draws, L)
+        sequences, logprobs = _one_by_one(decoder, logits, prompt, by_row, decoding, sep)
     start = prompt_ids.shape[0]
     both = zip(sequences[:, start:].tolist(), logprobs[:, start:].tolist(), strict=True)
-    return [_cut(ids, scores, sep) for ids, scores in both]
+    drawn = [_cut(ids, scores, sep) for ids, scores in both]
+    return [drawn[i : i + draws] * (len(samples) // draws) for i in range(0, len(drawn), draws)]
 
 
-def _check(med: MED, image_kv: list[KV], prompt_ids: Tensor, uids: Sequence[str], decoding: Decoding) -> None:
+def _check(med: MED, image_states: Tensor, prompt_ids: Tensor, uids: Sequence[str], decoding: Decoding) -> None:
     text = med.config.text
     if not med.config.decoder:
         raise InputError("this MED has no decoder; load a captioner (text_decoder.* weights)")
     if med.training:
         raise InputError("this MED is in train mode; call .eval() before captioning")
-    if len(uids) != image_kv[0][0].shape[0]:
-        raise InputError(f"{len(uids)} uids for {image_kv[0][0].shape[0]} images; give one uid an image")
+    if len(uids) != len(image_states):
+        raise InputError(f"{len(uids)} uids for {len(image_states)} images; give one uid an image")
     if prompt_ids.dim() != 1 or prompt_ids.tolist()[:1] != [text.dec_id]:
         raise InputError(f"prompt_ids {prompt_ids.tolist()} must be one row that begins with [DEC] ({text.dec_id})")
     if prompt_ids.shape[0] >= decoding.max_length:
@@ -131,7 +153,7 @@ def _check(med: MED, image_kv: list[KV], prompt_ids: Tensor, uids: Sequence[str]
         raise InputError(f"max_length {decoding.max_length} is beyond the model's {text.max_positions} positions")
 
 
-def _cut(ids: list[int], logprobs: list[float], sep: int) -> tuple[list[int], float]:
+def _cut(ids: list[int], logprobs: list[float], sep: int) -> Drawn:
     length = ids.index(sep) if sep in ids else len(ids)
     scored = logprobs[: length + 1]
     return ids[:length], sum(scored) / len(scored)
@@ -140,7 +162,13 @@ def _cut(ids: list[int], logprobs: list[float], sep: int) -> tuple[list[int], fl
 def _one_by_one(
     decoder: CachedDecoder, logits: Tensor, prompt: Tensor, noise: Tensor, decoding: Decoding, sep: int
 ) -> tuple[Tensor, Tensor]:
-    """Greedy and nucleus: prompt (B, L) -> ids (B, max_length) int64 and log-probabilities; void after [SEP]."""
+    """Greedy and nucleus, as many rows an image as there is noise (R, max_length) for: prompt (B, L), logits (B, V).
+
+    Returns ids (R, max_length) int64 and log-probabilities; void after [SEP].
+    """
+    draws = noise.shape[0] // prompt.shape[0]
+    prompt, logits = prompt.repeat_interleave(draws, dim=0), logits.repeat_interleave(draws, dim=0)
+    decoder.select(torch.arange(len(noise), device=prompt.device) // draws)
     sequences = torch.nn.functional.pad(prompt, (0, decoding.max_length - prompt.shape[1]))
     logprobs = torch.zeros(sequences.shape, device=prompt.device)
     rows = torch.arange(prompt.shape[0], device=prompt.device)  # the batch's rows among all
@@ -156,8 +184,7 @@ def _one_by_one(
             break
         if worth_leaving(ended):
             live = (~ended).nonzero()[:, 0]
-            decoder.select_images(live)
-            decoder.select_rows(live)
+            decoder.select(live)
             rows, ids, ended = rows[live], ids[live], ended[live]
         logits = decoder.step(ids[:, None])
     return sequences, logprobs

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from capfilt.models.blip.packed import Linear
+
 KV = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, H, S, K)."""
 
@@ -35,10 +37,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, kv_width: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(kv_width or width, width)
-        self.value = nn.Linear(kv_width or width, width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(kv_width or width, width)
+        self.value = Linear(kv_width or width, width)
+        self.out = Linear(width, width)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, H, L, K)."""
@@ -48,12 +50,10 @@ class Attention(nn.Module):
         """(B, S, D_kv) -> keys and values, once for every query that will ask."""
         return self.split(self.key(states)), self.split(self.value(states))
 
-    def forward(self, x: Tensor, kv: KV, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x (B, L, D); mask, if any, bool, broadcast to (B, H, L, S), True = may be seen -> (B, L, D)."""
+    def seen(self, x: Tensor, kv: KV, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """x (B, L, D); mask, if any, bool, broadcast to (B, H, L, S), True = may be seen -> (B, L, D), before `out`."""
         rate = self.dropout if self.training else 0.0
-        seen = attend(self.split(self.query(x)), *kv, mask, rate, causal)
-        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
-        return out
+        return attend(self.split(self.query(x)), *kv, mask, rate, causal).transpose(1, 2).flatten(2)
 
 
 class DropPath(nn.Module):

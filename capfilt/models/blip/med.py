@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from capfilt.models.blip.config import MEDConfig
 from capfilt.models.blip.layers import KV, init_weights
+from capfilt.models.blip.packed import Linear
 from capfilt.models.blip.text import LMHead, TextTransformer
 from capfilt.models.blip.vision import VisionTower
 
@@ -22,9 +23,9 @@ class MED(nn.Module):
         self.vision = VisionTower(config.vision)
         self.text = TextTransformer(config)
         if config.encoder:
-            self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
-            self.text_proj = nn.Linear(config.text.width, config.embed_dim)
-            self.itm_head = nn.Linear(config.text.width, 2)
+            self.vision_proj = Linear(config.vision.width, config.embed_dim)
+            self.text_proj = Linear(config.text.width, config.embed_dim)
+            self.itm_head = Linear(config.text.width, 2)
             for head in (self.vision_proj, self.text_proj, self.itm_head):
                 init_weights(head)
         if config.decoder:
@@ -40,7 +41,11 @@ class MED(nn.Module):
 
     def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids (T, L) with [CLS] first, mask (T, L) bool -> (T, E), L2-normalised: the text side of ITC."""
-        return F.normalize(self.text_proj(self.text.run("encoder", ids, mask, None)[:, 0]), dim=-1)
+        return self.text_head(self.text.run("encoder", ids, mask, None)[:, 0])
+
+    def text_head(self, states: Tensor) -> Tensor:
+        """First tokens' states (T, D) -> (T, E), L2-normalised."""
+        return F.normalize(self.text_proj(states), dim=-1)
 
     def cross_kv(self, image_states: Tensor) -> list[KV]:
         """(B, P + 1, D) -> each text layer's cross-attention keys and values of those images."""

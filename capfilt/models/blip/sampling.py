@@ -16,6 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CLOSE = 1e-9
+"""Far more than double sums of a vocabulary differ by, far less than most tokens have."""
+
+_SHIFT = 45
+_LEAST = (1023 - 40) << 7
+_CLASSES = (41 << 7) + 1
+"""Of sizes 2**-40 to 1; what is smaller is in class 0."""
+
 
 def keyed_uniform(seed: int, uid: str, sample: int, position: int) -> float:
     """A number in [0, 1), equally distributed, that is a function of the four and of nothing else.
@@ -76,20 +84,41 @@ def nucleus(scores: Tensor, top_p: float, temperature: float = 1.0) -> Tensor:
         (R, V) float64, 0 outside the nucleus; not normalised again.
     """
     probabilities = torch.softmax(scores.double() / temperature, dim=-1)
-    ids = _head(probabilities, top_p)
-    ordered, places = probabilities.gather(1, ids).sort(dim=-1, descending=True, stable=True)
+    if scores.device.type != "cpu":
+        return _sorted(probabilities, top_p)
+    return _by_size(probabilities, top_p)
+
+
+def _sorted(probabilities: Tensor, top_p: float) -> Tensor:
+    """The nucleus by its definition."""
+    ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
     mass_before = F.pad(ordered.cumsum(-1)[:, :-1], (1, 0))
-    return torch.zeros_like(probabilities).scatter(1, ids.gather(1, places), ordered * (mass_before < top_p))
+    return torch.zeros_like(probabilities).scatter(1, ids, ordered * (mass_before < top_p))
 
 
-def _head(probabilities: Tensor, top_p: float) -> Tensor:
-    """(R, K) ascending ids that hold every row's nucleus, to sort K and not V of them (six times faster at V = 30524).
+def _by_size(probabilities: Tensor, top_p: float) -> Tensor:
+    """The same without a sort of V: tokens are put into classes of about equal size, and only one class is sorted.
 
-    All the tokens under (1 - top_p) / V together have less than 1 - top_p: the nucleus is full before it takes one.
+    Classes are 2**-7 of an octave wide, by a double's exponent and first bits, so that equals are in one; all larger
+    classes than that in which the mass reaches `top_p` are in, all smaller ones are out. Sums in another order differ
+    in their last bits: a row whose mass comes within `CLOSE` of `top_p` anywhere that matters is sorted. So are rows
+    at `top_p` 1. (8 rows of 30524 tokens take 2 ms on one core, sorted 20.)
     """
-    floor = (1.0 - top_p) / probabilities.shape[1]
-    count = int((probabilities >= floor).sum(-1).max())
-    return probabilities.topk(count).indices.sort(dim=-1).values
+    size = (probabilities.view(torch.int64) >> _SHIFT).sub_(_LEAST).clamp_(0, _CLASSES - 1)  # (R, V)
+    mass = probabilities.new_zeros(len(size), _CLASSES).scatter_add_(1, size, probabilities)
+    larger = mass.flip(-1).cumsum(-1).flip(-1)  # (R, C), of this class and all larger ones
+    edge = (larger >= top_p).sum(-1, keepdim=True) - 1  # (R, 1), the class where top_p is reached
+    before = F.pad(larger, (0, 1)).gather(1, edge + 1)[:, 0]
+    kept = probabilities * (size > edge)
+    for row, (at, above) in enumerate(zip(edge[:, 0].tolist(), before.tolist(), strict=True)):
+        ids = (size[row] == at).nonzero()[:, 0] if at > 0 else size.new_empty(0)
+        ordered, places = probabilities[row, ids].sort(descending=True, stable=True)
+        reached = F.pad(ordered.cumsum(0), (1, 0)) + above  # (C + 1,)
+        if at <= 0 or (reached - top_p).abs().min() < CLOSE:
+            kept[row] = _sorted(probabilities[row : row + 1], top_p)[0]
+        else:
+            kept[row, ids[places]] = ordered * (reached[:-1] < top_p)
+    return kept
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ Embeddings, cross-attention and feed-forward layers are one set of weights for a
 encoder's and a decoder's version, since the two tasks differ most there (Table 3). Post-LN, as BERT.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.layers import KV, Attention, init_weights
+from capfilt.models.blip.packed import Derived, Linear, Packed, linear
 
 
 class AttentionBlock(nn.Module):
@@ -30,7 +33,11 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, kv: KV, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """x (B, L, D) -> the same."""
-        out: Tensor = self.norm(x + self.dropout(self.attention(x, kv, mask, causal)))
+        return self.close(x, self.attention.seen(x, kv, mask, causal))
+
+    def close(self, x: Tensor, seen: Tensor) -> Tensor:
+        """What follows the attention, of x and what it has seen, both (..., D)."""
+        out: Tensor = self.norm(x + self.dropout(self.attention.out(seen)))
         return out
 
 
@@ -43,27 +50,25 @@ class TextLayer(nn.Module):
         halves = {"encoder": config.encoder, "decoder": config.decoder}
         self.self_attention = nn.ModuleDict({name: AttentionBlock(text) for name, there in halves.items() if there})
         self.cross_attention = AttentionBlock(text, config.vision.width)
-        self.up = nn.Linear(text.width, text.mlp_width)
-        self.down = nn.Linear(text.mlp_width, text.width)
+        self.up = Linear(text.width, text.mlp_width)
+        self.down = Linear(text.mlp_width, text.width)
         self.norm = nn.LayerNorm(text.width, eps=text.eps)
         self.dropout = nn.Dropout(text.dropout)
 
-    def attend(self, half: str, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Self-attention over x itself."""
-        block = self.self_attention[half]
-        out: Tensor = block(x, block.attention.project_kv(x), mask, causal)  # type: ignore[union-attr, operator]
-        return out
-
-    def cross_and_feed(self, x: Tensor, image_kv: KV | None) -> Tensor:
-        """What follows the self-attention in every mode."""
-        if image_kv is not None:
-            x = self.cross_attention(x, image_kv)
+    def feed(self, x: Tensor) -> Tensor:
+        """norm(x + mlp(x)), x (..., D)."""
         out: Tensor = self.norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
         return out
 
+    def own(self, half: str) -> AttentionBlock:
+        """The self-attention of a half."""
+        return cast(AttentionBlock, self.self_attention[half])
+
     def forward(self, half: str, x: Tensor, mask: Tensor | None, causal: bool, image_kv: KV | None) -> Tensor:
         """x (B, L, D) -> the same."""
-        return self.cross_and_feed(self.attend(half, x, mask, causal), image_kv)
+        block = self.own(half)
+        x = block(x, block.attention.project_kv(x), mask, causal)
+        return self.feed(x if image_kv is None else self.cross_attention(x, image_kv))
 
 
 class TextTransformer(nn.Module):
@@ -82,8 +87,11 @@ class TextTransformer(nn.Module):
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """ids (B, L) int64 at positions start .. start + L -> (B, L, D)."""
-        position = self.position.weight[start : start + ids.shape[1]]
-        out: Tensor = self.dropout(self.norm(self.word(ids) + position))
+        return self.embed_at(ids, torch.arange(start, start + ids.shape[1], device=ids.device))
+
+    def embed_at(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids (..., L) int64 and their positions (L,) -> (..., L, D)."""
+        out: Tensor = self.dropout(self.norm(self.word(ids) + self.position(positions)))
         return out
 
     def cross_kv(self, image_states: Tensor) -> list[KV]:
@@ -106,11 +114,12 @@ class LMHead(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.width, config.width)
+        self.dense = Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self._packed: Derived[Packed] = Derived()
         self.apply(init_weights)
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:
         """x (..., D), word (V, D) -> logits (..., V)."""
-        return F.linear(self.norm(F.gelu(self.dense(x))), word, self.bias)
+        return linear(self.norm(F.gelu(self.dense(x))), word, self.bias, self._packed)

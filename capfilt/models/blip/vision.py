@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from capfilt.errors import InputError
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.layers import DropPath, attend, init_weights
+from capfilt.models.blip.packed import Linear
 
 
 class VisionAttention(nn.Module):
@@ -21,8 +22,8 @@ class VisionAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P + 1, D) -> the same."""
@@ -39,8 +40,8 @@ class VisionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
         self.attention = VisionAttention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, eps=config.eps)
-        self.up = nn.Linear(config.width, config.mlp_width)
-        self.down = nn.Linear(config.mlp_width, config.width)
+        self.up = Linear(config.width, config.mlp_width)
+        self.down = Linear(config.mlp_width, config.width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,12 +71,20 @@ class VisionTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float, normalised -> (B, P + 1, D), class token first.
 
+        Inference on a CPU takes the images one by one, whose activations stay in cache: an image's states have the same
+        bits in every batch.
+
         Raises:
             InputError: another shape; S must be the configured image size.
         """
         size = self.config.image_size
         if pixels.dim() != 4 or tuple(pixels.shape[1:]) != (3, size, size):
             raise InputError(f"images of shape {tuple(pixels.shape)}; this model takes (batch, 3, {size}, {size})")
+        if torch.is_inference_mode_enabled() and pixels.device.type == "cpu" and len(pixels) > 1:
+            return torch.cat([self._encode(image) for image in torch.split(pixels, 1)])
+        return self._encode(pixels)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
         x = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1) + self.position
         for block in self.blocks:

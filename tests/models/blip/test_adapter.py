@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from capfilt.errors import ConfigError, InputError
-from capfilt.models.blip import adapter
+from capfilt.models.blip import adapter, cross
 from capfilt.models.blip.adapter import Blip
+from capfilt.models.blip.packed import THERE
 from capfilt.models.protocols import Captioner, Embedder, Matcher
 
 
@@ -54,7 +55,7 @@ def test_score_does_not_depend_on_the_batch(matcher: Blip, texts: list[str], pix
     """Padding and the bound of texts a pass change nothing but rounding."""
     images = pixels(2, 32)
     together = matcher.score(images, [texts, texts])
-    monkeypatch.setattr(adapter, "TEXTS_A_PASS", 3)
+    monkeypatch.setattr(adapter, "TOKENS_A_PASS", 12)
     apart = matcher.score(images, [texts, texts])
     alone = [[matcher.score(image[None], [[text]])[0][0] for text in texts] for image in images]
     for rows in (apart, alone):
@@ -63,15 +64,55 @@ def test_score_does_not_depend_on_the_batch(matcher: Blip, texts: list[str], pix
             assert got.itm == pytest.approx(want.itm, abs=1e-6)
 
 
-def test_towers_run_once(matcher: Blip, captioner: Blip, texts: list[str], pixels: Any) -> None:
-    once = Counter({"vision": 1, "kv0": 1, "kv1": 1})
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.skipif(not THERE, reason="torch without oneDNN")
+@pytest.mark.parametrize("few_rows", [0, 10**6])
+def test_bits_do_not_depend_on_the_batch(
+    few_rows: int, folders: Any, texts: list[str], pixels: Any, monkeypatch: Any
+) -> None:
+    """Pixels to scores, embeddings and captions, images one by one, by two and by five, with fewer rows a pass."""
+    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    filters, captioner, images = Blip.load(folders("filter")), Blip.load(folders("captioner")), pixels(5, 32)
+    asked = [texts[:2], texts[1:], [], texts, texts[3:]]
+
+    def results(size: int) -> list[Any]:
+        found: list[Any] = []
+        for part in (slice(start, start + size) for start in range(0, 5, size)):
+            embeddings = filters.embed(images[part]).tolist()
+            captions = captioner.captions(images[part], ["u", "v", "w", "x", "y"][part], range(2))
+            found += zip(filters.score(images[part], asked[part]), embeddings, captions, strict=True)
+        return found
+
+    together = results(5)
+    assert results(1) == together
+    monkeypatch.setattr(adapter, "TOKENS_A_PASS", 12)
+    monkeypatch.setattr(adapter, "ROWS_A_PASS", 4)
+    assert results(2) == together
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_encoded_images_give_the_same_captions(captioner: Blip, pixels: Any) -> None:
+    images, uids = pixels(3, 32), ["u", "v", "w"]
+    captions = captioner.captions(images, uids, [2, 0])
+    assert captioner.captions_of(captioner.encode_images(images), uids, [2, 0]) == captions
+    alone = zip(*(captioner.caption(images, uids, sample) for sample in (2, 0)), strict=True)
+    assert [[c.text for c in row] for row in captions] == [[c.text for c in row] for row in alone]
+
+
+@pytest.mark.parametrize("few_rows", [0, 10**6])
+def test_towers_run_once(
+    few_rows: int, matcher: Blip, captioner: Blip, texts: list[str], pixels: Any, monkeypatch: Any
+) -> None:
+    """Without keys where few rows ask."""
+    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    once = Counter({"vision": 1}) if few_rows else Counter({"vision": 1, "kv0": 1, "kv1": 1})
     calls = count_calls(matcher)
     matcher.score(pixels(2, 32), [texts, texts])
     assert calls == once
     for method in ("nucleus", "greedy", "beam"):
         fresh = count_calls(captioner)
         captioner.decoding = captioner.decoding.model_copy(update={"method": method})
-        captioner.caption(pixels(2, 32), ["u", "v"])
+        captioner.captions(pixels(2, 32), ["u", "v"], range(3))
         assert fresh == once, method
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 from capfilt.errors import InputError
+from capfilt.models.blip import cross
 from capfilt.models.blip.checkpoint import hub_tensors
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig, to_transformers
-from capfilt.models.blip.decoding import generate
-from capfilt.models.blip.layers import KV
-from capfilt.models.blip.med import MED, select_kv
+from capfilt.models.blip.decoding import Drawn, generate
+from capfilt.models.blip.med import MED
+from capfilt.models.blip.packed import THERE
 from capfilt.models.decoding import Decoding
 
 VOCAB, SEP, DEC = 60, 3, 58
@@ -47,8 +48,9 @@ def pixels(seed: int, images: int) -> Tensor:
 
 
 @torch.no_grad()
-def image_kv(med: MED, seed: int, images: int) -> list[KV]:
-    return med.cross_kv(med.vision(pixels(seed, images)))
+def encode(med: MED, seed: int, images: int) -> Tensor:
+    states: Tensor = med.vision(pixels(seed, images))
+    return states
 
 
 @cache
@@ -84,8 +86,13 @@ def reference_captions(med: MED, seed: int, images: int, decoding: Decoding) -> 
     return [row[: row.index(SEP)] if SEP in row else row for row in captions]
 
 
-def captions(med: MED, kv: list[KV], uids: list[str], decoding: Decoding, sample: int = 0) -> list[list[int]]:
-    return [ids for ids, _ in generate(med, kv, PROMPT, uids, decoding, sample)]
+def drawn(med: MED, states: Tensor, uids: list[str], decoding: Decoding, sample: int = 0) -> list[Drawn]:
+    """One caption an image."""
+    return [row[0] for row in generate(med, states, PROMPT, uids, decoding, [sample])]
+
+
+def captions(med: MED, states: Tensor, uids: list[str], decoding: Decoding, sample: int = 0) -> list[list[int]]:
+    return [ids for ids, _ in drawn(med, states, uids, decoding, sample)]
 
 
 UIDS = [f"row-{i}" for i in range(8)]
@@ -105,7 +112,7 @@ def test_equals_transformers(method: str, seed: int) -> None:
         num_beams=4 if seed % 7 == 6 else 3,
         length_penalty=(1.0, 1.0, 0.0, 2.0)[seed // 3 % 4],
     )
-    ours = captions(med, image_kv(med, seed, 5), UIDS[:5], decoding)
+    ours = captions(med, encode(med, seed, 5), UIDS[:5], decoding)
     assert ours == reference_captions(med, seed, 5, decoding)
 
 
@@ -114,7 +121,7 @@ def test_parity_models_end_at_many_lengths() -> None:
     lengths = set[int]()
     for seed in range(5):
         med = build(seed, sep_bias=4.0 + seed)
-        lengths |= {len(ids) for ids in captions(med, image_kv(med, seed, 5), UIDS[:5], decoding)}
+        lengths |= {len(ids) for ids in captions(med, encode(med, seed, 5), UIDS[:5], decoding)}
     assert {0, 16} < lengths
     assert len(lengths) >= 6
 
@@ -125,43 +132,78 @@ def test_ties_go_as_in_transformers() -> None:
     med.text.word.weight.data[40] = med.text.word.weight.data[20]
     med.lm_head.bias.data[[20, 40]] = 4.0
     decoding = Decoding(method="greedy", min_length=6, max_length=14)
-    ours = captions(med, image_kv(med, 3, 5), UIDS[:5], decoding)
+    ours = captions(med, encode(med, 3, 5), UIDS[:5], decoding)
     assert any(20 in ids for ids in ours)
     assert ours == reference_captions(med, 3, 5, decoding)
 
 
 def test_one_beam_is_greedy() -> None:
     med = build(1)
-    kv = image_kv(med, 1, 4)
+    states = encode(med, 1, 4)
     greedy, beam = (Decoding(method=method, num_beams=1, min_length=0) for method in ("greedy", "beam"))
-    assert generate(med, kv, PROMPT, UIDS[:4], greedy) == generate(med, kv, PROMPT, UIDS[:4], beam)
+    assert drawn(med, states, UIDS[:4], greedy) == drawn(med, states, UIDS[:4], beam)
 
 
 @cache
-def one_at_a_time(method: str) -> tuple[MED, list[KV], list[list[int]]]:
+def one_at_a_time(method: str) -> tuple[MED, Tensor, list[list[int]]]:
     """Eight images and their captions, each made in a batch of one."""
     med = build(1, sep_bias=5.0)
-    kv = image_kv(med, 1, 8)
+    states = encode(med, 1, 8)
     decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
-    alone = [captions(med, select_kv(kv, torch.tensor([i])), [UIDS[i]], decoding)[0] for i in range(8)]
-    return med, kv, alone
+    alone = [captions(med, states[[i]], [UIDS[i]], decoding)[0] for i in range(8)]
+    return med, states, alone
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 7), min_size=2, max_size=8), st.sampled_from(["nucleus", "greedy", "beam"]))
 def test_a_caption_does_not_depend_on_its_batch(rows: list[int], method: str) -> None:
     """Any size, any place, reversed, with repeats."""
-    med, kv, alone = one_at_a_time(method)
+    med, states, alone = one_at_a_time(method)
     decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
     for order in (rows, rows[::-1]):
-        got = captions(med, select_kv(kv, torch.tensor(order)), [UIDS[i] for i in order], decoding)
+        got = captions(med, states[order], [UIDS[i] for i in order], decoding)
         assert got == [alone[i] for i in order]
 
 
+@pytest.mark.parametrize("few_rows", [0, 10**6])
+@pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
+def test_samples_together_are_those_drawn_one_by_one(
+    method: str, few_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without the images' keys; rows of one image end at different lengths."""
+    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    med, states, _ = one_at_a_time(method)
+    decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
+    together = generate(med, states, PROMPT, UIDS, decoding, [4, 0, 2])
+    assert [len(row) for row in together] == [3] * 8
+    for place, sample in enumerate([4, 0, 2]):
+        alone = drawn(med, states, UIDS, decoding, sample)
+        assert [row[place][0] for row in together] == [ids for ids, _ in alone]
+        assert [row[place][1] for row in together] == pytest.approx([p for _, p in alone], abs=1e-5)
+    if method == "nucleus":
+        assert len({tuple(ids) for ids, _ in together[0]}) == 3
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.skipif(not THERE, reason="torch without oneDNN")
+@pytest.mark.parametrize("few_rows", [0, 10**6])
+@pytest.mark.parametrize("method", ["nucleus", "beam"])
+def test_bits_do_not_depend_on_the_batch(method: str, few_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the log-probabilities, which show every rounding; one torch thread, as the stages have."""
+    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    med, states, _ = one_at_a_time(method)
+    decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
+    whole = generate(med, states, PROMPT, UIDS, decoding, [0, 1, 2])
+    for size in (1, 2, 3, 5):
+        for start in range(0, 8, size):
+            part = slice(start, start + size)
+            assert generate(med, states[part], PROMPT, UIDS[part], decoding, [0, 1, 2]) == whole[part]
+
+
 def test_nucleus_captions_differ_in_length_by_row_sample_and_seed() -> None:
-    med, kv, alone = one_at_a_time("nucleus")
+    med, states, alone = one_at_a_time("nucleus")
     assert len({len(ids) for ids in alone}) >= 6
-    same = select_kv(kv, torch.zeros(8, dtype=torch.int64))
+    same = states[[0] * 8]
     decoding = Decoding(min_length=5, max_length=24, seed=11)
     by_uid = captions(med, same, UIDS, decoding)
     assert len({tuple(ids) for ids in by_uid}) >= 7
@@ -171,24 +213,24 @@ def test_nucleus_captions_differ_in_length_by_row_sample_and_seed() -> None:
 
 
 def test_a_vanishing_nucleus_is_greedy() -> None:
-    med, kv, _ = one_at_a_time("nucleus")
-    tiny = captions(med, kv, UIDS, Decoding(top_p=1e-6, repetition_penalty=1.1))
-    assert tiny == captions(med, kv, UIDS, Decoding(method="greedy", repetition_penalty=1.1))
+    med, states, _ = one_at_a_time("nucleus")
+    tiny = captions(med, states, UIDS, Decoding(top_p=1e-6, repetition_penalty=1.1))
+    assert tiny == captions(med, states, UIDS, Decoding(method="greedy", repetition_penalty=1.1))
 
 
 @pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
 def test_logprob_is_that_of_teacher_forcing(method: str) -> None:
     """Of the model as it is, whatever the rules; [SEP] counts where it came."""
     med = build(5, sep_bias=4.0)
-    kv = image_kv(med, 5, 8)
+    states = encode(med, 5, 8)
     decoding = Decoding(method=method, min_length=6, max_length=12, repetition_penalty=1.3, temperature=0.7)
-    results = generate(med, kv, PROMPT, UIDS, decoding)
+    results = drawn(med, states, UIDS, decoding)
     assert {len(ids) == 8 for ids, _ in results} == {True, False}
     for row, (ids, logprob) in enumerate(results):
         generated = ids + [SEP] * (len(PROMPT) + len(ids) < decoding.max_length)
         whole = torch.cat([PROMPT, torch.tensor(generated)])[None]
         with torch.no_grad():
-            logits = med.lm_logits(whole, select_kv(kv, torch.tensor([row])))[0, len(PROMPT) - 1 : -1]
+            logits = med.lm_logits(whole, med.cross_kv(states[[row]]))[0, len(PROMPT) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, torch.tensor(generated)[:, None]).mean()
         assert logprob == pytest.approx(float(expected), abs=1e-4)
 
@@ -196,28 +238,28 @@ def test_logprob_is_that_of_teacher_forcing(method: str) -> None:
 @pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
 def test_lengths_count_the_prompt(method: str) -> None:
     med = build(2, sep_bias=50.0)
-    kv = image_kv(med, 2, 3)
-    short = generate(med, kv, PROMPT, UIDS[:3], Decoding(method=method, min_length=9))
+    states = encode(med, 2, 3)
+    short = drawn(med, states, UIDS[:3], Decoding(method=method, min_length=9))
     assert [len(ids) for ids, _ in short] == [5, 5, 5]
     med.lm_head.bias.data[SEP] = -50.0
-    long = generate(med, kv, PROMPT, UIDS[:3], Decoding(method=method, min_length=0, max_length=11))
+    long = drawn(med, states, UIDS[:3], Decoding(method=method, min_length=0, max_length=11))
     assert [len(ids) for ids, _ in long] == [7, 7, 7]
     assert not any(SEP in ids for ids, _ in long)
 
 
 def test_inputs_stay_as_they_are() -> None:
     med = build(2)
-    kv, prompt = image_kv(med, 2, 3), PROMPT.clone()
-    before = [(k.clone(), v.clone()) for k, v in kv]
-    generate(med, kv, prompt, UIDS[:3], Decoding(method="beam"))
+    states, prompt = encode(med, 2, 3), PROMPT.clone()
+    before = states.clone()
+    generate(med, states, prompt, UIDS[:3], Decoding(method="beam"))
     assert torch.equal(prompt, PROMPT)
-    assert all(torch.equal(a, b) for old, new in zip(before, kv, strict=True) for a, b in zip(old, new, strict=True))
+    assert torch.equal(states, before)
 
 
 def test_no_images_no_captions() -> None:
     med = build(0)
-    none = select_kv(image_kv(med, 0, 1), torch.zeros(0, dtype=torch.int64))
-    assert generate(med, none, PROMPT, [], Decoding()) == []
+    assert generate(med, encode(med, 0, 1)[:0], PROMPT, [], Decoding()) == []
+    assert generate(med, encode(med, 0, 2), PROMPT, UIDS[:2], Decoding(), []) == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -249,22 +291,22 @@ def test_decoding_is_frozen() -> None:
 
 def test_bad_calls_are_named() -> None:
     med = build(0)
-    kv = image_kv(med, 0, 2)
+    states = encode(med, 0, 2)
     two = UIDS[:2]
     with pytest.raises(InputError, match="3 uids for 2 images"):
-        generate(med, kv, PROMPT, UIDS[:3], Decoding())
+        drawn(med, states, UIDS[:3], Decoding())
     with pytest.raises(InputError, match="begins with"):
-        generate(med, kv, PROMPT[1:], two, Decoding())
+        generate(med, states, PROMPT[1:], two, Decoding())
     with pytest.raises(InputError, match="begins with"):
-        generate(med, kv, PROMPT[None], two, Decoding())
+        generate(med, states, PROMPT[None], two, Decoding())
     with pytest.raises(InputError, match="the prompt has 4 tokens, max_length is 4"):
-        generate(med, kv, PROMPT, two, Decoding(max_length=4, min_length=0))
+        generate(med, states, PROMPT, two, Decoding(max_length=4, min_length=0))
     with pytest.raises(InputError, match="beyond the model's 40 positions"):
-        generate(med, kv, PROMPT, two, Decoding(max_length=41))
+        generate(med, states, PROMPT, two, Decoding(max_length=41))
     with pytest.raises(InputError, match="train mode"):
-        generate(build(0).train(), kv, PROMPT, two, Decoding())
+        generate(build(0).train(), states, PROMPT, two, Decoding())
     with pytest.raises(InputError, match="no decoder"):
-        generate(MED(CONFIG.parts(encoder=True, decoder=False)).eval(), kv, PROMPT, two, Decoding())
-    kv[0][1][1] = float("nan")
+        generate(MED(CONFIG.parts(encoder=True, decoder=False)).eval(), states, PROMPT, two, Decoding())
+    states[1] = float("nan")
     with pytest.raises(InputError, match="not finite for row-1;"):
-        generate(med, kv, PROMPT, two, Decoding())
+        generate(med, states, PROMPT, two, Decoding())

@@ -1,0 +1,113 @@
+"""What cross-attention sees of encoded images in inference: keys and values, or the image's states as they are.
+
+Keys and values of 577 states are 16.3 GFLOP an image (BLIP-base, all layers), after which a query row costs 21 MFLOP.
+*Absorbed*, none are built: since q . (W_k s) = (W_k^T q) . s, each head's query goes through its W_k once and is
+compared with the states themselves, and since sum_s p_s (W_v s) = W_v (sum_s p_s s), W_v comes after the attention; a
+row then costs 283 MFLOP, so that few rows are cheaper without keys: below `FEW_ROWS` an image. (The key's bias adds the
+same to all scores of a row, and the softmax takes it away.) That needs the weights themselves, so layers that are no
+plain `Linear` in float32 on a CPU have keys and values.
+
+Rows lie image by image, `counts[b]` of image b. Nothing here makes a row depend on those of other images, bits
+included (with one torch thread): products of three rows and fewer have other kernels, and are padded to four.
+
+Shape legend: B images, R rows, S states an image, D width, H heads, K head width.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from capfilt.models.blip.layers import KV, Attention, attend
+from capfilt.models.blip.packed import Linear, Packed, packs
+from capfilt.models.blip.text import TextLayer, TextTransformer
+
+FEW_ROWS = 62
+"""Query rows an image up to which absorbed cross-attention is the faster one (measured: even at 60 to 80)."""
+
+
+class ImageKeys(Protocol):
+    """B encoded images, as the text layers' cross-attention asks them."""
+
+    def seen(self, layer: int, attention: Attention, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Rows x (R, D) of B images -> (R, D), what they have seen, before the attention's `out`."""
+        ...
+
+    def of(self, images: Sequence[int]) -> "ImageKeys":
+        """These images only."""
+        ...
+
+
+def few(rows: int) -> bool:
+    """Whether so many query rows an image are cheaper without keys."""
+    return rows <= FEW_ROWS
+
+
+def image_keys(text: TextTransformer, image_states: Tensor, rows: int) -> ImageKeys:
+    """The cheaper kind for so many query rows an image; image_states (B, S, D_vision)."""
+    if few(rows) and all(_plain(layer, image_states) for layer in text.layers):
+        return Absorbed.build(image_states)
+    return Built(text.cross_kv(image_states))
+
+
+def _plain(layer: object, states: Tensor) -> bool:
+    attention = cast(TextLayer, layer).cross_attention.attention
+    key, value = attention.key, attention.value
+    return type(key) is Linear and type(value) is Linear and packs(states, key.weight, value.weight)
+
+
+class Built:
+    """Every layer's keys and values, (B, H, S, K) each."""
+
+    def __init__(self, kv: list[KV]) -> None:
+        self._kv = kv
+
+    def seen(self, layer: int, attention: Attention, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """See `ImageKeys.seen`."""
+        q = pad_sequence(list(torch.split(attention.query(x), list(counts))), batch_first=True)  # (B, L, D)
+        q = F.pad(q, (0, 0, 0, -q.shape[1] % 4))
+        out = attend(attention.split(q), *self._kv[layer]).transpose(1, 2).flatten(2)
+        return torch.cat([image[:count] for image, count in zip(out, counts, strict=True)])
+
+    def of(self, images: Sequence[int]) -> "Built":
+        """See `ImageKeys.of`."""
+        index = torch.tensor(images, device=self._kv[0][0].device)
+        return Built([(k[index], v[index]) for k, v in self._kv])
+
+
+class Absorbed:
+    """Each image's states (S, D), and transposed, packed once for all layers."""
+
+    def __init__(self, images: list[tuple[Packed, Packed]]) -> None:
+        self._images = images
+
+    @classmethod
+    def build(cls, image_states: Tensor) -> "Absorbed":
+        """image_states (B, S, D_vision)."""
+        return cls([(Packed(states), Packed(states.T)) for states in image_states])
+
+    def seen(self, layer: int, attention: Attention, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """See `ImageKeys.seen`."""
+        rows, heads = len(x), attention.heads
+        room = (0, 0, 0, max(4 - rows, 0))
+        q = F.pad(attention.query(x), room).view(-1, heads, attention.key.out_features // heads)  # (R, H, K)
+        key, value = (one.weight.view(heads, q.shape[-1], -1) for one in (attention.key, attention.value))
+        asked = torch.bmm((q * q.shape[-1] ** -0.5).transpose(0, 1), key)  # (H, R, D_vision)
+        parts = torch.split(asked[:, :rows].transpose(0, 1), list(counts))
+        seen = [_look(part, *image) for part, image in zip(parts, self._images, strict=True)]
+        mixed = F.pad(torch.cat(seen), (0, 0, *room)).transpose(0, 1)  # (H, R, D_vision)
+        out = torch.bmm(mixed, value.transpose(1, 2)).transpose(0, 1)[:rows]  # (R, H, K)
+        return out.flatten(1) + attention.value.bias
+
+    def of(self, images: Sequence[int]) -> "Absorbed":
+        """See `ImageKeys.of`."""
+        return Absorbed([self._images[i] for i in images])
+
+
+def _look(asked: Tensor, states: Packed, transposed: Packed) -> Tensor:
+    """asked (R, H, D) -> (R, H, D), the states by the attention of each head."""
+    seen = transposed(states(asked.flatten(0, 1)).softmax(-1))
+    return seen.view(*asked.shape[:2], -1)

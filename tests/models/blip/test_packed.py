@@ -1,0 +1,63 @@
+"""Packed products: those of `F.linear`, the same bits in any batch, and never of weights that have changed."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from capfilt.models.blip.packed import THERE, Linear, packs
+
+
+def layer(inputs: int = 48, outputs: int = 72) -> Linear:
+    torch.manual_seed(0)
+    return Linear(inputs, outputs)
+
+
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (2, 48), (5, 3, 48), (0, 48), (1, 1, 48)])
+def test_it_is_linear(shape: tuple[int, ...]) -> None:
+    one, x = layer(), torch.randn(shape)
+    with torch.inference_mode():
+        got = one(x)
+        torch.testing.assert_close(got, F.linear(x, one.weight, one.bias), atol=1e-6, rtol=1e-6)
+        assert got.shape == (*shape[:-1], 72)
+
+
+@pytest.mark.skipif(not THERE, reason="torch without oneDNN")
+@pytest.mark.parametrize(("inputs", "outputs"), [(768, 768), (768, 2), (48, 72), (17, 33)])
+def test_a_row_has_the_same_bits_in_any_batch(inputs: int, outputs: int) -> None:
+    one, x = layer(inputs, outputs), torch.randn(600, inputs)
+    with torch.inference_mode():
+        whole = one(x)
+        for rows in (*range(1, 18), 31, 64, 65, 577):
+            for start in (0, 3):
+                assert torch.equal(one(x[start : start + rows]), whole[start : start + rows]), rows
+
+
+def test_changed_weights_are_packed_anew() -> None:
+    one, x = layer(), torch.randn(3, 48)
+    with torch.inference_mode():
+        before = one(x)
+    with torch.no_grad():
+        one.weight.mul_(2.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(one(x) - one.bias, 2 * (before - one.bias))
+        for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+            assert torch.equal(other(x), one(x))
+    one.load_state_dict(layer().state_dict(), assign=True)
+    with torch.inference_mode():
+        assert torch.equal(one(x), before)
+
+
+def test_training_is_torch_s_own() -> None:
+    one, x = layer(), torch.randn(3, 48)
+    assert not packs(x, one.weight)
+    one(x).sum().backward()
+    assert one.weight.grad is not None
+    assert isinstance(one, nn.Linear)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert one(x).dtype == torch.bfloat16
+    with torch.inference_mode():
+        assert copy.deepcopy(one).bfloat16()(x.bfloat16()).dtype == torch.bfloat16
