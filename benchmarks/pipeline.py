@@ -26,7 +26,8 @@ import ray
 
 from capfilt import open_run, run, select
 from capfilt.engine import Done, run_local
-from capfilt.pipeline import EmitPairs, Pipeline, validate
+from capfilt.load import validate
+from capfilt.pipeline import EmitPairs, Pipeline
 from capfilt.plan import make_plan
 from capfilt.pool import run_ray
 from capfilt.rundir import write_facts

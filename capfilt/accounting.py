@@ -18,9 +18,9 @@ from rich.text import Text
 
 from capfilt.errors import ConfigError, DataError
 from capfilt.parquet import open_parquet, parquet_errors
-from capfilt.pipeline import source_name
 from capfilt.policies import JUDGED, Bools, equal
 from capfilt.shards import manifest, table
+from capfilt.source import source_name
 from capfilt.stages.base import Job
 from capfilt.stages.evidence import objects
 

@@ -59,13 +59,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def anchor(raw: dict[str, Any], base: Path, files: Sequence[str], names: Sequence[str] = ()) -> None:
     """Make relative paths absolute, in place; at `names` a name (tiny/filter, a hub id) stays unless it is a file.
 
-    A key is written `a.*.b`, `*` for every entry of a list.
+    A key is written `a.*.b`, `*` for every entry of a list. URLs (`scheme://`) stay.
     """
     for keys in (*files, *names):
         *parents, last = keys.split(".")
         for holder in _below(raw, parents):
             value = holder.get(last)
-            if not isinstance(value, str) or not value:
+            if not isinstance(value, str) or not value or "://" in value:
                 continue
             path = base / Path(value).expanduser()
             if keys not in names or value.startswith((".", "/", "~")) or path.exists():

@@ -1,4 +1,4 @@
-"""`capfilt run` and `capfilt select` as functions: plan, work, check the sum, write down what was done.
+"""`capfilt run`, `select` and `retry` as functions: plan, work, check the sum, write down what was done.
 
 A run's folder is written by one process at a time. Whatever stops it, the same call goes on: shards that are there are
 complete, and only what is missing is made.
@@ -20,14 +20,17 @@ from capfilt.accounting import Accounting, account, truth
 from capfilt.engine import Done, run_local
 from capfilt.errors import ConfigError, DataError, RunError
 from capfilt.fingerprint import canonical
-from capfilt.pipeline import Pipeline, load_pipeline, with_settings
-from capfilt.plan import make_plan, out_of
+from capfilt.load import load_pipeline, with_settings
+from capfilt.pipeline import Pipeline
+from capfilt.plan import make_plan, out_of, retries
 from capfilt.progress import shown
 from capfilt.report.build import write_report
 from capfilt.rundir import locked, open_run, read_json, write_facts
 from capfilt.shards import clean, file_sha256, write_atomic
 from capfilt.stages.base import Job
-from capfilt.steps import Plan, Step
+from capfilt.stages.caption_score import CaptionScore
+from capfilt.stages.retry import positions
+from capfilt.steps import MAKES, Plan
 
 PACKAGES = ("torch", "transformers", "pyarrow", "pillow", "imagehash", "faiss-cpu", "ray", "numpy")
 """Whose versions a run writes down: other versions may give other bytes."""
@@ -96,6 +99,25 @@ def select(folder: str | Path, settings: Iterable[str] = (), *, console: Console
     if stale:
         raise ConfigError(f"{folder}: select runs no model, and these are to do: {', '.join(stale)}; use `capfilt run`")
     return _work(plan, True, console)
+
+
+def retry(
+    folder: str | Path, settings: Iterable[str] = (), *, local: bool = False, console: Console | None = None
+) -> Result | None:
+    """Ask again for the images that did not come for a passing reason, and run everything that depends on them.
+
+    Returns None where there is nothing to ask for. Raises as `run`; ConfigError for a run that is not finished.
+    """
+    last = open_run(folder)
+    if last.facts.get("state") != "finished":
+        raise ConfigError(f"{folder}: the run is not finished; `capfilt run` goes on with it first")
+    pipeline = with_settings(last.job.pipeline, list(settings), "--set")
+    if not any(positions(last.job.shard("ingest", i)) for i in range(len(last.job.units))):
+        return None
+    run_folder = last.job.run
+    with locked(run_folder):
+        write_atomic(run_folder / "retry.json", canonical({"times": retries(run_folder) + 1}))
+    return run(pipeline, out=run_folder, local=local, console=console)
 
 
 def report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -187,8 +209,9 @@ def _facts(plan: Plan, state: str) -> dict[str, Any]:
 
 
 def _same(old: dict[str, Any], plan: Plan, name: str) -> bool:
-    step: Step | None = plan.steps_by_name.get(name)
-    return step is not None and old.get("fingerprints", {}).get(name) == step.fingerprint
+    prints, steps = old.get("fingerprints", {}), plan.steps_by_name
+    parts = MAKES if name == CaptionScore.name else (name,)
+    return all(part in steps and prints.get(part) == steps[part].fingerprint for part in parts)
 
 
 def versions() -> dict[str, str]:

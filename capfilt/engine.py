@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from capfilt.errors import RunError
+from capfilt.reuse import reuse
 from capfilt.stages.base import Job, Stage
 from capfilt.steps import Plan, Step
 
@@ -37,9 +38,9 @@ class Board:
     """What is to do, in which order it may be done, and what is finished."""
 
     def __init__(self, plan: Plan) -> None:
-        self.steps = plan.steps_by_name
-        self.todo = {step.name: list(step.todo) for step in plan.steps}
-        self._open = {step.name: set(step.todo) for step in plan.steps}
+        self.steps = {step.name: step for step in plan.work}
+        self.todo = {step.name: list(step.todo) for step in plan.work}
+        self._open = {step.name: set(step.todo) for step in plan.work}
 
     def ready(self, stage: str) -> list[int]:
         """Shards of a stage that nobody has taken and whose inputs exist."""
@@ -47,11 +48,23 @@ class Board:
 
     def _fed(self, step: Step, shard: int) -> bool:
         for name in step.stage.inputs:
-            open_ = self._open.get(name, set())
+            open_ = self._unmade(name)
             barrier = "all" in (step.stage.scope, self.steps[name].stage.scope if open_ else "")
             if open_ if barrier else shard in open_:
                 return False
         return True
+
+    def _unmade(self, stage: str) -> set[int]:
+        """Shards of a stage that are not there yet, whoever makes them."""
+        makers = (name for name, step in self.steps.items() if stage in (step.makes or (name,)))
+        return set[int]().union(*(self._open[name] for name in makers))
+
+    def part(self, stage: str, shard: int) -> None:
+        """A shard that one step would make for two stages is left to them."""
+        self._open[stage].discard(shard)
+        for name in self.steps[stage].makes:
+            self.todo[name].insert(0, shard)
+            self._open[name].add(shard)
 
     def take(self, stage: str, shard: int) -> None:
         """Somebody works on it."""
@@ -77,13 +90,14 @@ class Board:
 
 def run_local(plan: Plan, progress: Progress) -> None:
     """Every stage in turn in this process. A row that kills its worker kills this process: use Ray for such data."""
-    for step in plan.steps:
+    for step in plan.work:
         worker: Stage | None = None
         for shard in step.todo:
             started = monotonic()
-            worker = worker or ready_worker(step.stage, plan.job)
             with told(step.name, shard):
-                worker.process(shard)
+                if not reuse(plan.job, step.stage, shard):
+                    worker = worker or ready_worker(step.stage, plan.job)
+                    worker.process(shard)
             progress(Done(step.name, shard, monotonic() - started))
 
 

@@ -82,6 +82,12 @@ def examine(data: bytes, max_pixels: int = MAX_PIXELS) -> Facts:
     return Facts(upright.width, upright.height, kind, pixels_sha256(upright), phash(upright))
 
 
+def check_header(data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Reads the header alone. Raises ImageError as `decode_image` does for another format or too many pixels."""
+    with _opened(data, max_pixels):
+        pass
+
+
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The image with its header read; whatever goes wrong in the block becomes an ImageError."""

@@ -1,41 +1,16 @@
 """A pipeline file: the YAML that `capfilt run` takes. Every key's meaning stands beside it; most may be left out.
 
-Relative paths in the file are relative to it; paths given by `--set a.b=c` are relative to where the command runs.
-A model is a shipped name (tiny/filter), a folder of weights, or a hub id with a pinned revision.
+A model is a shipped name (tiny/filter), a folder of weights, or a hub id with a pinned revision. What a source may have
+is in `capfilt.source`; how a file is read and overridden in `capfilt.load`.
 """
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from capfilt.config import Part, anchor, describe, find_yaml, override, read_yaml
-from capfilt.errors import ConfigError
+from capfilt.config import Part
 from capfilt.models.decoding import Decoding
-
-Role = Literal["web", "human"]
-SourceType = Literal["parquet", "folder", "webdataset", "img2dataset", "datasets", "blip_json"]
-_FILES = (
-    "base", "sources.*.path", "sources.*.image_root", "dedup.decontaminate.*.path", "ingest.block_sha256", "truth.path",
-)  # fmt: skip
-_NAMES = ("caption.model", "score.model", "caption.tokenizer", "score.tokenizer")
-
-
-class Source(Part):
-    """Where pairs come from. Rows are taken in a fixed order: files by name, rows as they lie in the file."""
-
-    type: SourceType
-    path: str
-    """File, folder or glob, as the type has it."""
-    name: str = ""
-    """Part of every uid; by default the path's last part without its suffix. Different in every source."""
-    role: Role = "web"
-    """web: its texts are judged and its images captioned. human: kept as they are, neither captioned nor filtered."""
-    columns: dict[Literal["image", "text", "url", "key"], str] = Field(default={})
-    """Column names where the usual ones (README, `Columns that are understood`) do not fit; text: "" says that there is
-    none."""
-    image_root: str | None = None
-    """blip_json: folder that the list's image paths are relative to; the list's own folder by default."""
+from capfilt.source import Source, source_name
 
 
 class Ingest(Part):
@@ -55,8 +30,8 @@ class Ingest(Part):
     """Of the text, ends stripped; fewer: `text_empty` or `text_too_short`. 0 lets images without a text pass."""
     max_chars: int = Field(default=10_000, ge=1)
     """More: `text_too_long`."""
-    block_sha256: str | None = None
-    """File with one sha256 of an image file a line (64 hex digits): `blocked`, and its bytes are not kept."""
+    block_hashes: str | None = None
+    """File with one sha256 or md5 of an image file a line: `blocked`; not asked for, and its bytes are not kept."""
 
 
 class ModelUse(Part):
@@ -251,59 +226,3 @@ class Pipeline(Part):
     def source(self, name: str) -> Source:
         """The source of that name."""
         return next(source for source in self.sources if source_name(source) == name)
-
-
-def source_name(source: Source | EvalSet) -> str:
-    """The stated name, or the path's last part without its suffix."""
-    return source.name or Path(source.path).stem
-
-
-def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeline:
-    """Read, override, make paths absolute, validate.
-
-    Args:
-        path: a file, or the name of a shipped pipeline (demo). A file with `base: RUN` starts from that run's pipeline.
-        settings: `a.b=c` each, as `--set` takes them.
-
-    Raises:
-        ConfigError: naming file, key, value and what is allowed.
-    """
-    path = find_yaml(path, ("sources", "base"), "pipeline")
-    raw = read_yaml(path)
-    if "recipe" in raw:
-        raise ConfigError(f"{path}: this is a training recipe; use `capfilt train {path}`")
-    anchor(raw, path.resolve().parent, _FILES, _NAMES)
-    for setting in settings or []:
-        override(raw, setting)
-    anchor(raw, Path.cwd(), _FILES, _NAMES)
-    if "base" in raw:
-        raw = _on_base(raw, path)
-    return validate(raw, str(path))
-
-
-def with_settings(pipeline: Pipeline, settings: list[str], where: str) -> Pipeline:
-    """The pipeline with `a.b=c` settings laid over it. Raises ConfigError."""
-    raw = pipeline.model_dump(mode="json")
-    for setting in settings:
-        override(raw, setting)
-    anchor(raw, Path.cwd(), _FILES, _NAMES)
-    return validate(raw, where)
-
-
-def _on_base(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The pipeline of the run that `base` names, with this file's keys in place of its own."""
-    file = Path(str(raw["base"])) / "run.json"
-    if not file.is_file():
-        raise ConfigError(f"{path}: base: no finished run there ({file} is missing)")
-    found = read_yaml(file).get("pipeline")
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: base: {file} has no pipeline in it")
-    return {**found, "name": file.parent.name, **raw}
-
-
-def validate(raw: dict[str, Any], where: str) -> Pipeline:
-    """A parsed document as a Pipeline. Raises ConfigError, one line a mistake."""
-    try:
-        return Pipeline.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(describe(error, where, Pipeline)) from error

@@ -1,5 +1,8 @@
 """What a run will do: its stages in order, their fingerprints, which shards are there and why others are not.
 
+`capfilt retry` makes another folder of pairs beside the first, and from there on everything again, but for shards of
+captions and scores whose inputs are the same files (`capfilt.reuse`).
+
 A fingerprint is made from the stage's version, what of the pipeline determines its output, the digest of its weights
 and the fingerprints of its inputs; it names the stage's folder, so that a changed setting never mixes with old output.
 `pairs` alone has no fingerprint in its name: a run is a run over one ingestion, and another one is refused.
@@ -12,8 +15,9 @@ from typing import Any
 from capfilt.errors import ConfigError
 from capfilt.fingerprint import changes, fingerprint
 from capfilt.models.digest import weights_digest
-from capfilt.pipeline import ModelUse, Pipeline, source_name
+from capfilt.pipeline import ModelUse, Pipeline
 from capfilt.rundir import read_json
+from capfilt.source import source_name
 from capfilt.sources import open_source
 from capfilt.stages.base import Job, Stage, Unit
 from capfilt.stages.caption import Caption
@@ -27,7 +31,7 @@ from capfilt.steps import Plan, Step
 
 STAGES: tuple[type[Stage], ...] = (Ingest, Near, Caption, Score, Dedup, Select, Emit)
 """In the order in which a row passes them."""
-_FOLDERS = {"ingest": "pairs", "select": "candidates-{}", "emit": "dataset"}
+_FOLDERS = {"select": "candidates-{}", "emit": "dataset"}
 
 
 def out_of(pipeline: Pipeline, out: str | Path | None) -> Path:
@@ -48,7 +52,7 @@ def make_plan(pipeline: Pipeline, run: Path, last: Job | None = None) -> Plan:
     """
     run = run.resolve()
     if last is None:
-        units, identity = _look_at_sources(pipeline)
+        units, identity = _look_at_sources(pipeline, run)
     else:
         units, identity = last.units, None
     digests = _digests(pipeline, last)
@@ -56,6 +60,7 @@ def make_plan(pipeline: Pipeline, run: Path, last: Job | None = None) -> Plan:
     folders: dict[str, str] = {}
     prints: dict[str, str] = {}
     steps = []
+    again = retries(run)
     for stage in STAGES:
         settings = stage.settings(pipeline)
         if settings is None:
@@ -67,18 +72,29 @@ def make_plan(pipeline: Pipeline, run: Path, last: Job | None = None) -> Plan:
             "inputs": {name: prints[name] for name in stage.inputs if name in prints},
         }
         if stage.name == "ingest":
-            material = _pairs_material(material, identity, run)
+            material = _pairs_material(material, identity, run) | ({"retry": again} if again else {})
         prints[stage.name] = fingerprint(material)
         folders[stage.name] = _FOLDERS.get(stage.name, stage.name + "-{}").format(prints[stage.name])
-        job = Job(pipeline, run, units, dict(folders), digests)
+        folders["ingest"] = pairs_folder(again)
+        job = Job(pipeline, run, units, dict(folders), digests, pairs_folder(again - 1) if again else None)
         todo = _todo(job, stage, prints[stage.name])
         why = _why(job, stage, todo, known.get(stage.name), material)
         steps.append(Step(stage, prints[stage.name], material, todo, why))
     return Plan(job, tuple(steps))
 
 
-def _look_at_sources(pipeline: Pipeline) -> tuple[tuple[Unit, ...], list[Any]]:
-    readers = [(source_name(source), open_source(source)) for source in pipeline.sources]
+def retries(run: Path) -> int:
+    """How many times `capfilt retry` was asked of a run."""
+    return int((read_json(run / "retry.json") or {}).get("times", 0))
+
+
+def pairs_folder(times: int) -> str:
+    """pairs, pairs-retry1, ..."""
+    return f"pairs-retry{times}" if times else "pairs"
+
+
+def _look_at_sources(pipeline: Pipeline, run: Path) -> tuple[tuple[Unit, ...], list[Any]]:
+    readers = [(source_name(source), open_source(source, pipeline.ingest, run)) for source in pipeline.sources]
     units = tuple(unit for _, reader in readers for unit in reader.units(pipeline.ingest.rows_per_shard))
     return units, [[name, reader.identity()] for name, reader in readers]
 

@@ -7,10 +7,12 @@ from typing import Any
 from rich.table import Table
 
 from capfilt.models.hub import resolve, weight_files
-from capfilt.pipeline import ModelUse, source_name
+from capfilt.pipeline import ModelUse
 from capfilt.rundir import read_json
+from capfilt.source import source_name
 from capfilt.stages.base import Job
-from capfilt.steps import Plan, Step, rows
+from capfilt.stages.caption_score import CaptionScore
+from capfilt.steps import MAKES, Plan, Step, rows
 
 _SECONDS_A_ROW = {"ingest": 4e-3, "near": 1e-4, "dedup": 2e-4, "select": 5e-5, "emit": 1e-3}
 """On one core, where this run has measured nothing yet."""
@@ -60,7 +62,9 @@ def _rates(plan: Plan) -> dict[str, float]:
         missing = range(len(plan.job.units)) if step.stage.scope == "all" and step.todo else step.todo
         there = set(range(len(plan.job.units))) - set(missing)
         finished[step.name] = sum(rows(plan.job, index) for index in there)
-    return {name: seconds[name] / n for name, n in finished.items() if n and seconds.get(name)}
+    together = seconds.get(CaptionScore.name, 0.0) / 2  # made in one go, which says nothing of how it is divided
+    spent = {name: seconds.get(name, 0.0) + (together if name in MAKES else 0.0) for name in finished}
+    return {name: spent[name] / n for name, n in finished.items() if n and spent[name]}
 
 
 def _guess(job: Job, stage: str) -> float:

@@ -20,6 +20,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from capfilt.engine import TRIES, Board, Done, Progress, explain, halve, ready_worker
 from capfilt.errors import CapfiltError, RunError
 from capfilt.pipeline import Resources
+from capfilt.reuse import reuse
 from capfilt.stages.base import NOTHING, Job, Stage
 from capfilt.steps import Plan, Step, rows
 
@@ -53,7 +54,9 @@ class Worker:
         self._made, self._stage, self._job = None, stage, job
 
     def process(self, shard: int, skip: frozenset[int], only: range | None) -> None:
-        """As `Stage.process`."""
+        """As `Stage.process`, but for a shard that is there under another fingerprint."""
+        if not skip and only is None and reuse(self._job, self._stage, shard):
+            return
         worker: Stage = self._made or ready_worker(self._stage, self._job)
         self._made = worker  # type: ignore[assignment]
         worker.process(shard, skip, only)
@@ -94,7 +97,7 @@ class Pool:
                 self._dismiss(actor)
 
     def _hand_out(self) -> None:
-        for step in self.plan.steps:
+        for step in self.board.steps.values():
             for shard in self.board.ready(step.name):
                 actor = self._idle(step.name) or self._hire(step)
                 if actor is None:
@@ -125,6 +128,7 @@ class Pool:
         return actor
 
     def _need(self, stage: str) -> Resources:
+        stage, *_ = self.board.steps[stage].makes or (stage,)
         return self.plan.job.pipeline.resources.get(stage, Resources())  # type: ignore[call-overload, no-any-return]
 
     def _fits(self, need: Resources) -> bool:
@@ -134,7 +138,7 @@ class Pool:
         return bool(cpus <= has.get("CPU", 0) and gpus <= has.get("GPU", 0))
 
     def _make_room(self) -> None:
-        waits = {step.name for step in self.plan.steps if self.board.ready(step.name)}
+        waits = {name for name in self.board.steps if self.board.ready(name)}
         crowded = bool(waits) or not self._fits(Resources(num_cpus=0))
         for actor in [a for a in self.actors if not a.busy]:
             if not self.board.left(actor.stage) or (crowded and actor.stage not in waits):
@@ -164,6 +168,8 @@ class Pool:
         log.warning("%s: the worker of shard %d died (%d of %d tries)", *work, self.deaths[work], TRIES)
         if self.deaths[work] < TRIES:
             self.board.put_back(*work)
+        elif self.board.steps[actor.stage].makes:
+            self.board.part(*work)
         else:
             self.suspects.append(work)
 

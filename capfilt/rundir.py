@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.errors import DataError, RunError
-from capfilt.pipeline import validate
+from capfilt.load import validate
 from capfilt.shards import write_atomic
 from capfilt.stages.base import Job, Unit
 

@@ -8,6 +8,7 @@ somebody's unfinished work; `clean` removes those of writers that died.
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -170,6 +171,19 @@ def manifest(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path.with_suffix('.json')}: no manifest of the shard beside it ({error}); run again"
         ) from error
+
+
+def same_shard(shard: Path, path: Path) -> None:
+    """A finished shard under a second name: a hard link, or a copy where the disk has no links."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old, new in ((shard.with_suffix(".json"), path.with_suffix(".json")), (shard, path)):
+        temporary = new.with_name(f".{new.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(old, temporary)
+        except OSError:
+            shutil.copyfile(old, temporary)
+        temporary.replace(new)
 
 
 def clean(folder: Path) -> None:

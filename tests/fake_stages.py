@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from capfilt.pipeline import Pipeline, validate
+from capfilt.load import validate
+from capfilt.pipeline import Pipeline
 from capfilt.shards import write_atomic
 from capfilt.stages.base import NOTHING, Job, Stage, Unit
 from capfilt.steps import Plan, Step

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from capfilt.accounting import account, funnel, truth
 from capfilt.errors import ConfigError, DataError
-from capfilt.pipeline import validate
+from capfilt.load import validate
 from capfilt.schema import CANDIDATES, CAPTIONS, PAIRS, arrow
 from capfilt.shards import ShardWriter
 from capfilt.stages.base import Job, Unit

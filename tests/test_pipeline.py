@@ -6,7 +6,8 @@ import yaml
 
 from capfilt.config import SHIPPED
 from capfilt.errors import ConfigError
-from capfilt.pipeline import Pipeline, load_pipeline, validate, with_settings
+from capfilt.load import load_pipeline, validate, with_settings
+from capfilt.pipeline import Pipeline
 
 MINIMAL: dict[str, Any] = {"sources": [{"type": "parquet", "path": "web"}], "score": {"model": "tiny/filter"}}
 

@@ -19,7 +19,7 @@ import yaml
 from capfilt import Pipeline, open_run, run, select
 from capfilt.cli import main
 from capfilt.errors import ConfigError, RunError
-from capfilt.pipeline import load_pipeline
+from capfilt.load import load_pipeline
 from capfilt.rundir import locked
 from capfilt.verify import verify
 

@@ -1,4 +1,4 @@
-"""capfilt run, plan, select, inspect, sql, report, verify, schema, doctor."""
+"""capfilt run, plan, select, retry, inspect, sql, report, verify, schema, doctor."""
 
 import argparse
 import json
@@ -12,8 +12,8 @@ from capfilt.commands import command, positive
 _RUN = """
 Run a pipeline: raw pairs in, a filtered and captioned dataset out. The same command goes on with a run that stopped.
 
-PIPELINE is a YAML file, or the name of one that ships (demo, coco_style, rescore). Paths in it are relative to the
-file; those of --set and --out to where the command runs.
+PIPELINE is a YAML file, or the name of one that ships (demo, coco_style, rescore, laion_subset, datacomp_small). Paths
+in it are relative to the file; those of --set and --out to where the command runs.
 """
 _RUN_AFTER = """
 examples:
@@ -27,6 +27,11 @@ that killed their worker were quarantined, 130 interrupted
 _PLAN = "Say what `capfilt run` would do: what is done, and why the rest would run. Finds every mistake in the YAML."
 _SELECT = "Decide again from stored scores and write the dataset again; no model runs."
 _SELECT_AFTER = "example:\n  capfilt select runs/demo --set select.itm_threshold=0.7"
+_RETRY = """
+Ask again for images that did not come for a reason that may pass (time-outs, 429, 5xx, broken connections).
+
+What comes is put in its row's place in new shards, uids unchanged; captions and scores of all other shards stay.
+"""
 _INSPECT = "The history of one row (texts, captions, scores, duplicates, verdicts), or samples by verdict."
 _SQL = "Ask a run with DuckDB: views pairs, captions, scores, duplicates, candidates, dataset."
 _SQL_AFTER = 'example:\n  capfilt sql runs/demo "select source, kept, count(*) from candidates group by all"'
@@ -50,6 +55,17 @@ def _select(args: argparse.Namespace) -> None:
     _ended(select(args.run_folder, args.set, console=Console(stderr=True)))
 
 
+def _retry(args: argparse.Namespace) -> int:
+    from capfilt.driver import retry
+
+    result = retry(args.run_folder, args.set, local=args.local, console=Console(stderr=True))
+    if result is None:
+        print(f"{args.run_folder}: nothing to ask again; every image came, or was refused for a reason that stays")
+        return 0
+    _ended(result)
+    return 4 if result.poisoned else 0
+
+
 def _ended(result: Any) -> None:
     """Funnel, paths, what to do next."""
     from capfilt.accounting import funnel
@@ -64,17 +80,31 @@ def _ended(result: Any) -> None:
     print(f"         python -c \"from datasets import load_dataset; print(load_dataset('{shown / 'dataset'}'))\"")
 
 
-def _plan(args: argparse.Namespace) -> None:
-    from capfilt.pipeline import load_pipeline
+def _plan(args: argparse.Namespace) -> int:
+    from capfilt.errors import CapfiltError
+    from capfilt.lacks import lacking
+    from capfilt.load import load_pipeline
     from capfilt.plan import make_plan, out_of
     from capfilt.planned import describe, render
 
     pipeline = load_pipeline(args.pipeline, args.set)
-    found = describe(make_plan(pipeline, out_of(pipeline, args.out)))
+    missing = lacking(pipeline)
+    try:
+        found = describe(make_plan(pipeline, out_of(pipeline, args.out)))
+    except CapfiltError as error:
+        if missing:
+            raise type(error)("\n".join([*_lacks(missing), str(error)])) from error
+        raise
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "lacks": missing}, indent=2))
     else:
         Console().print(render(found))
+        print("\n".join(_lacks(missing)))
+    return 2 if missing else 0
+
+
+def _lacks(missing: list[str]) -> list[str]:
+    return ["this machine lacks:", *(f"  {line}" for line in missing)] if missing else []
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -132,7 +162,7 @@ def add(commands: Any) -> None:
     """Put them on the command line."""
     run = command(commands, "run", _run, _RUN, _RUN_AFTER)
     _pipeline(run)
-    run.add_argument("--local", action="store_true", help="in this process, without Ray")
+    _local(run)
 
     plan = command(commands, "plan", _plan, _PLAN, "")
     _pipeline(plan)
@@ -141,6 +171,11 @@ def add(commands: Any) -> None:
     select = command(commands, "select", _select, _SELECT, _SELECT_AFTER)
     _folder(select)
     _set(select)
+
+    retry = command(commands, "retry", _retry, _RETRY, "example:\n  capfilt retry runs/laion_subset")
+    _folder(retry)
+    _set(retry)
+    _local(retry)
 
     inspect = command(commands, "inspect", _inspect, _INSPECT, "")
     _folder(inspect)
@@ -171,6 +206,10 @@ def _pipeline(parser: argparse.ArgumentParser) -> None:
 def _set(parser: argparse.ArgumentParser) -> None:
     told = "change a key: select.itm_threshold=0.7, sources.0.path=x"
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help=told)
+
+
+def _local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--local", action="store_true", help="in this process, without Ray")
 
 
 def _folder(parser: argparse.ArgumentParser) -> None:

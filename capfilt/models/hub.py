@@ -3,6 +3,7 @@
 import re
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from capfilt.config import ROOTS
 from capfilt.errors import CheckpointError, ConfigError
@@ -14,12 +15,14 @@ REVISIONS = {
     "Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b",
     "Salesforce/blip-image-captioning-large": "353689b859fcf0523410b1806dace5fb46ecdf41",
     "Salesforce/blip-itm-base-coco": "bed8ad38cb2d04a5a4bdf2d071b3c3c0a4aa724c",
+    "Salesforce/blip-itm-large-coco": "fef05cafc05298067cbbca00b125749394a77a6f",
+    "Salesforce/blip-itm-base-flickr": "1de29e660d91ae1786c1876212ea805a22eab251",
+    "Salesforce/blip-itm-large-flickr": "bda12e6506758f54261b5ab174b2c55a3ba143fb",
     "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
 }
-"""Pinned commits of hub ids, each one found in at least two unrelated public repositories.
-
-None was found twice for Salesforce/blip-itm-{large-coco,base-flickr,large-flickr}: they, and all others, must be given
-with `revision`. bert-base-uncased serves as the tokenizer of official `.pth` files, which come without one.
+"""Pinned commits of hub ids: found in at least two unrelated public repositories, the three last Salesforce ones in
+MTEB's model registry alone. Any other id must be given with `revision`. bert-base-uncased serves as the tokenizer of
+official `.pth` files, which come without one.
 """
 
 _WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
@@ -50,6 +53,24 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) or (revision is None and name not in REVISIONS):
         raise ConfigError(_unknown(name))
     return _download(name, revision or REVISIONS[name], weights)
+
+
+def is_here(model: str, revision: str | None = None) -> bool:
+    """Whether `resolve` needs no network: a path, a shipped name, or a hub id whose weights are in the cache."""
+    if Path(model).exists() or any((root / model).is_dir() for root in SHIPPED):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    commit = revision or REVISIONS.get(model)
+    names = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(model, name, revision=commit), str) for name in names)
+
+
+def endpoint() -> str:
+    """The hub's host."""
+    from huggingface_hub import constants
+
+    return urlsplit(constants.ENDPOINT).hostname or constants.ENDPOINT
 
 
 def weight_files(path: Path) -> list[Path]:

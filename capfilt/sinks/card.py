@@ -12,11 +12,12 @@ import yaml
 
 from capfilt.accounting import Accounting, funnel_lines
 from capfilt.fingerprint import canonical
-from capfilt.pipeline import ModelUse, source_name
+from capfilt.pipeline import ModelUse
 from capfilt.schema import Column
 from capfilt.sinks.base import Counts
 from capfilt.sinks.pairs import COLUMNS as PAIRS_COLUMNS
 from capfilt.sinks.parquet import COLUMNS
+from capfilt.source import source_name
 from capfilt.stages.base import Job
 from capfilt.stages.select import decoding_json, model_name
 

@@ -1,14 +1,17 @@
 """Where pairs come from: one reader a format, all giving the same rows."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-from capfilt.pipeline import Ingest, Source
+from capfilt.pipeline import Ingest
+from capfilt.source import Source
 from capfilt.sources.base import RawRow, Reader
 from capfilt.sources.blip_json import BlipJsonReader
 from capfilt.sources.datasets_disk import DatasetsReader
 from capfilt.sources.folder import FolderReader
 from capfilt.sources.img2dataset import open_img2dataset
 from capfilt.sources.parquet import ParquetReader
+from capfilt.sources.urls import UrlsReader
 from capfilt.sources.webdataset import WebDatasetReader
 
 __all__ = ["RawRow", "Reader", "open_source"]
@@ -23,14 +26,20 @@ _READERS: dict[str, Callable[[Source, int], Reader]] = {
 }
 
 
-def open_source(source: Source, max_bytes: int = Ingest().max_bytes) -> Reader:
+_RULES = Ingest()
+
+
+def open_source(source: Source, rules: Ingest = _RULES, run: Path = Path()) -> Reader:
     """The reader of a source's type. Files are listed, none is read.
 
     Args:
         source: as the pipeline file has it.
-        max_bytes: a larger image is not read; its row says `too_many_bytes`.
+        rules: a larger image than `max_bytes` is not read; its row says `too_many_bytes`.
+        run: the run's folder, where a list of URLs is kept.
 
     Raises:
         ConfigError: its path or image_root is not there, or holds nothing of that type.
     """
-    return _READERS[source.type](source, max_bytes)
+    if source.type == "urls":
+        return UrlsReader(source, rules, run)
+    return _READERS[source.type](source, rules.max_bytes)

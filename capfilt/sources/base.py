@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from capfilt.errors import DataError
-from capfilt.pipeline import Source, source_name
+from capfilt.source import Source, source_name
 from capfilt.sources.values import Json
 from capfilt.stages.base import Unit
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.errors import ConfigError, DataError
-from capfilt.pipeline import Source, source_name
+from capfilt.source import Source, source_name
 from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
 from capfilt.sources.columns import choose, described
 from capfilt.sources.files import Container, read_capped, reading, too_large

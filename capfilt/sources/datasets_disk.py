@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from capfilt.errors import ConfigError, DataError
 from capfilt.parquet import is_list, refuse_extension
-from capfilt.pipeline import source_name
+from capfilt.source import source_name
 from capfilt.sources.base import SourceDamagedError
 from capfilt.sources.columns import Columns, choose
 from capfilt.sources.files import Container, reading

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capfilt.errors import ConfigError, DataError
-from capfilt.pipeline import Source, source_name
+from capfilt.source import Source, source_name
 from capfilt.sources.values import key_text
 
 EDGE = 64 * 2**10

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.errors import ConfigError
-from capfilt.pipeline import Source, source_name
+from capfilt.source import Source, source_name
 from capfilt.sources.base import RawRow, cut, some
 from capfilt.sources.columns import choose, described, spread
 from capfilt.sources.files import TEXT_BYTES, read_capped, reading, too_large

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from capfilt.errors import ConfigError
-from capfilt.pipeline import Source
+from capfilt.source import Source
 from capfilt.sources.base import RawRow, Reader
 from capfilt.sources.columns import KEY, Columns
 from capfilt.sources.files import Container, containers

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from capfilt.errors import DataError
 from capfilt.parquet import is_binary, is_list, is_string
-from capfilt.pipeline import Source
+from capfilt.source import Source
 from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
 from capfilt.sources.columns import Columns, choose, described, key_of, require, spread
 from capfilt.sources.files import Container, container, containers, too_large
@@ -132,7 +132,7 @@ def find_columns(source: Source, file: Container, schema: pa.Schema, needs_image
     if columns.image is None and needs_image:
         raise DataError(
             f"{file.path}: no image column; it has {', '.join(schema.names) or 'no column'}. Name it in columns.image. "
-            "If it lists URLs, download them with img2dataset first and take its folder (type: img2dataset)"
+            "If it lists URLs, take it as a list (type: urls)"
         )
     if columns.image is not None and not _is_image(schema.field(columns.image).type):
         kind = schema.field(columns.image).type

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
 
-from capfilt.pipeline import Source
+from capfilt.source import Source
 from capfilt.sources.base import RawRow, SourceDamagedError, cut, some
 from capfilt.sources.columns import IMAGE, TEXT, Columns, Stated, choose, described, key_of, spread
 from capfilt.sources.files import TEXT_BYTES, Container, container, containers, reading, too_large

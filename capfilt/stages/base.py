@@ -40,6 +40,13 @@ class Job:
     digests: dict[str, str] = field(default_factory=dict)
     """caption, score -> digest of the weights, 16 hex digits."""
 
+    previous: str | None = None
+    """The folder of the pairs that this run's pairs go on from, where rows were asked for again."""
+
+    def before(self, index: int) -> Path | None:
+        """A shard of those pairs."""
+        return None if self.previous is None else self.run / self.previous / shard_name(index)
+
     def has(self, stage: str) -> bool:
         """Whether the pipeline has that stage."""
         return stage in self.folders

@@ -9,6 +9,8 @@ for the rounding of another batch size.
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from capfilt.models.blip.adapter import Blip
 from capfilt.pipeline import Captioning, Pipeline
 from capfilt.schema import CAPTIONS, arrow
@@ -47,22 +49,25 @@ class Caption:
         """Caption one shard's images; see `Stage.process`. Raises DataError for damaged inputs."""
         rows = read_rows(self.job, shard, self.inputs, ("web",), skip, only)
         max_pixels = self.job.pipeline.ingest.max_pixels
-        batches = model_batches(rows, self.use.batch_size, self.blip.preprocess, max_pixels)
+        batches = model_batches(rows, self.use.batch_size, [self.blip], max_pixels)
         write_rows(self.job.shard(self.name, shard), arrow(CAPTIONS), self._records(batches), only)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
-            captions = self._captions([row for row in batch if row.status == "ok"])
+            asked = [row for row in batch if row.status == "ok"]
+            found = self.captions(asked, self.blip.encode_images(take_pixels(asked))) if asked else {}
             for row in batch:
-                found = captions.get(row.position)
-                yield {"uid": row.uid, "captions": found, "status": row.status, "error": row.error}
+                yield record(row, found.get(row.position))
 
-    def _captions(self, rows: list[Row]) -> dict[int, list[Record]]:
-        """Position -> the row's captions."""
-        if not rows:
-            return {}
-        drawn = self.blip.captions(take_pixels(rows), [row.uid for row in rows], range(self.use.samples))
+    def captions(self, rows: list[Row], states: Tensor) -> dict[int, list[Record]]:
+        """Position -> the row's captions; states (B, P + 1, D) of the rows' images."""
+        drawn = self.blip.captions_of(states, [row.uid for row in rows], range(self.use.samples))
         return {
             row.position: [{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(captions)]
             for row, captions in zip(rows, drawn, strict=True)
         }
+
+
+def record(row: Row, captions: list[Record] | None) -> Record:
+    """The row's columns of `captions`."""
+    return {"uid": row.uid, "captions": captions, "status": row.status, "error": row.error}

@@ -21,9 +21,10 @@ from capfilt.dedup import cosine, evalset, hamming, rows
 from capfilt.dedup.groups import KINDS, Groups
 from capfilt.dedup.links import Floats, Ints, Links
 from capfilt.models.blip.adapter import Blip
-from capfilt.pipeline import EvalSet, Pipeline, source_name
+from capfilt.pipeline import EvalSet, Pipeline
 from capfilt.schema import DEDUP
 from capfilt.shards import table
+from capfilt.source import source_name
 from capfilt.stages.base import NOTHING, Job
 from capfilt.stages.evidence import floats, sidecar
 from capfilt.stages.rows import load_model

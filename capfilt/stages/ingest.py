@@ -8,20 +8,21 @@ One row is held at a time beside the writer's row group.
 
 import hashlib
 import json
-import re
 from collections import deque
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from capfilt.errors import ConfigError
+from capfilt.blocked import Blocked
 from capfilt.images import Facts, ImageError, examine
-from capfilt.pipeline import Ingest as Rules
-from capfilt.pipeline import Pipeline, source_name
+from capfilt.pipeline import Pipeline
 from capfilt.schema import PAIRS, arrow
 from capfilt.shards import ShardWriter
+from capfilt.source import source_name
 from capfilt.sources import RawRow, Reader, open_source
+from capfilt.sources.hashes import mismatch
+from capfilt.sources.urls import UrlsReader
+from capfilt.stages import retry
 from capfilt.stages.base import NOTHING, Job, Unit
 
 Row = dict[str, Any]
@@ -39,45 +40,55 @@ class Ingest:
     def __init__(self, job: Job) -> None:
         self.job, self.rules = job, job.pipeline.ingest
         self._readers: dict[str, Reader] = {}
-        self._blocked: frozenset[bytes] = frozenset()
+        self._blocked = Blocked(None)
         self._last: tuple[str, Facts | ImageError] | None = None
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
         """Sources and rules without where they lie; the block list by its content."""
-        sources = [
-            source.model_dump(exclude={"path", "image_root"}) | {"name": source_name(source)}
-            for source in pipeline.sources
-        ]
-        blocked = hashlib.sha256(b"".join(sorted(block_list(pipeline.ingest)))).hexdigest()
-        rules = pipeline.ingest.model_dump() | {"block_sha256": blocked}
+        sources = [source.decides() | {"name": source_name(source)} for source in pipeline.sources]
+        rules = pipeline.ingest.model_dump() | {"block_hashes": Blocked(pipeline.ingest.block_hashes).digest()}
         return {"sources": sources, "rules": rules}
 
     def setup(self) -> None:
         """Read the block list."""
-        self._blocked = block_list(self.rules)
+        self._blocked = Blocked(self.rules.block_hashes)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """See `Stage`. Raises DataError for a source file that is gone."""
-        rows = self._rows(self.job.units[shard], skip, only)
+        path, before = self.job.shard(self.name, shard), self.job.before(shard)
+        again = None if before is None else retry.positions(before)
+        if before is not None and not again and only is None:
+            retry.keep(before, path)
+            return
+        rows = self._rows(self.job.units[shard], skip, _both(again, only))
         if only is not None:
             deque(rows, maxlen=0)
             return
-        with ShardWriter(self.job.shard(self.name, shard), arrow(PAIRS)) as writer:
-            writer.write(rows)
+        with ShardWriter(path, arrow(PAIRS)) as writer:
+            writer.write(row for _, row in rows) if before is None else writer.write(retry.merged(before, rows))
 
-    def _rows(self, unit: Unit, skip: frozenset[int], only: range | None) -> Iterator[Row]:
-        found = enumerate(self._reader(unit.source).rows(unit))
-        for position, raw in found if only is None else islice(found, only.start, only.stop):
+    def _rows(self, unit: Unit, skip: frozenset[int], only: Sequence[int] | None) -> Iterator[tuple[int, Row]]:
+        """(position, row) of the unit's rows, or of those at some positions."""
+        for position, raw in self._raw(unit, only):
             row = self._known(unit.source, raw)
             if position in skip:
-                yield row | _quarantined("killed_worker", "killed its worker")
+                yield position, row | _quarantined("killed_worker", "killed its worker")
             else:
-                yield row | self._verdict(raw)
+                yield position, row | self._verdict(raw)
+
+    def _raw(self, unit: Unit, only: Sequence[int] | None) -> Iterator[tuple[int, RawRow]]:
+        reader = self._reader(unit.source)
+        if only is None:
+            return enumerate(reader.rows(unit))
+        if isinstance(reader, UrlsReader):
+            return zip(only, reader.some_rows(unit, only), strict=True)
+        wanted = set(only)
+        return ((position, raw) for position, raw in enumerate(reader.rows(unit)) if position in wanted)
 
     def _reader(self, name: str) -> Reader:
         if name not in self._readers:
-            self._readers[name] = open_source(self.job.pipeline.source(name), self.rules.max_bytes)
+            self._readers[name] = open_source(self.job.pipeline.source(name), self.rules, self.job.run)
         return self._readers[name]
 
     def _known(self, source: str, raw: RawRow) -> Row:
@@ -89,6 +100,8 @@ class Ingest:
 
     def _verdict(self, raw: RawRow) -> Row:
         """What the bytes say."""
+        if raw.reason == "blocked":
+            return _blocked(raw.error)
         if raw.reason is not None:
             return _quarantined(raw.reason, raw.error)
         if not raw.image:
@@ -96,13 +109,11 @@ class Ingest:
         if len(raw.image) > self.rules.max_bytes:
             told = f"image file of {len(raw.image)} bytes is above the cap of {self.rules.max_bytes} bytes"
             return _quarantined("too_many_bytes", told)
-        sha256 = hashlib.sha256(raw.image).hexdigest()
-        if bytes.fromhex(sha256) in self._blocked:
-            error = "its sha256 is in ingest.block_sha256"
-            return {"sha256": sha256, "status": "rejected", "reason": "blocked", "error": error}
-        mismatch = _mismatch(raw, raw.image, sha256)
-        if mismatch is not None:
-            return {"sha256": sha256} | _quarantined("hash_mismatch", mismatch)
+        sha256, wrong = mismatch(raw, raw.image)
+        if self._blocked.bytes(raw.image):
+            return {"sha256": sha256} | _blocked("its hash is in ingest.block_hashes")
+        if wrong is not None:
+            return {"sha256": sha256} | _quarantined("hash_mismatch", wrong)
         facts = self._examine(raw.image, sha256)
         if isinstance(facts, ImageError):
             return {"sha256": sha256} | _quarantined(facts.reason, str(facts))
@@ -139,37 +150,24 @@ class Ingest:
         return None
 
 
+def _both(some: list[int] | None, only: range | None) -> Sequence[int] | None:
+    """Positions that both name; None names all."""
+    if some is None or only is None:
+        return only if some is None else some
+    return [position for position in some if position in only]
+
+
 def row_uid(source: str, key: str) -> str:
     """First 16 hex digits of sha256 over the JSON list [source name, key]."""
     return hashlib.sha256(json.dumps([source, key]).encode()).hexdigest()[:16]
 
 
-def block_list(rules: Rules) -> frozenset[bytes]:
-    """Digests of 32 bytes; none without a list. Raises ConfigError for a file or line that cannot be used."""
-    if rules.block_sha256 is None:
-        return frozenset()
-    try:
-        lines = Path(rules.block_sha256).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"ingest.block_sha256: {rules.block_sha256}: cannot be read ({error})") from error
-    bad = next((line for line in lines if not re.fullmatch(r"[0-9a-fA-F]{64}", line)), None)
-    if bad is not None:
-        raise ConfigError(f"ingest.block_sha256: {rules.block_sha256}: {bad[:80]!r} is no sha256 of 64 hex digits")
-    return frozenset(map(bytes.fromhex, lines))
+def _blocked(error: str | None) -> Row:
+    return {"status": "rejected", "reason": "blocked", "error": error}
 
 
 def _quarantined(reason: str, error: str | None) -> Row:
     return {"status": "quarantined", "reason": reason, "error": error}
-
-
-def _mismatch(raw: RawRow, data: bytes, sha256: str) -> str | None:
-    """How the bytes are not those that the source states."""
-    if raw.sha256 is not None and raw.sha256 != sha256:
-        return f"its sha256 is {sha256}, the source states {raw.sha256}"
-    if raw.md5 is not None:
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return f"its md5 is {md5}, the source states {raw.md5}" if raw.md5 != md5 else None
-    return None
 
 
 def _columns(facts: Facts) -> Row:

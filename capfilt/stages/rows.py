@@ -7,9 +7,9 @@ inputs (1.8 MB an image at 384 pixels), of three batches at most.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Row:
     position: int
     """In its shard, from 0."""
     uid: str
+    role: str
     text: str | None
     captions: list[Record] | None
     """As the caption stage stored them; None without that stage."""
@@ -54,8 +55,8 @@ class Row:
     error: str | None = None
     image: bytes | None = None
     """The file, until it is decoded."""
-    pixels: Tensor | None = None
-    """(3, S, S) float32, once decoded, until the model takes it."""
+    pixels: list[Tensor] = field(default_factory=list)
+    """(3, S, S) float32 for each model, once decoded, until it takes them."""
 
 
 def load_model(use: ModelUse, role: str) -> Blip:
@@ -120,7 +121,8 @@ def read_rows(
     for position, records in islice(rows, only.start, only.stop) if only is not None else rows:
         asked = _asked(records, roles, job.pipeline.dedup.skip_models)
         pairs, captions = records["ingest"], records.get("caption", {}).get("captions")
-        row = Row(position, pairs["uid"], pairs["text"], captions, asked, "ok" if asked else "skipped")
+        status = "ok" if asked else "skipped"
+        row = Row(position, pairs["uid"], pairs["role"], pairs["text"], captions, asked, status)
         if position in skip:
             row.status, row.error = "failed", KILLED
         row.image = pairs["image"]["bytes"] if row.status == "ok" and pairs["image"] else None
@@ -132,17 +134,16 @@ def _asked(records: Mapping[str, Record], roles: Sequence[str], skip_marked: boo
     return pairs["role"] in roles and pairs["status"] == "ok" and not (skip_marked and mark is not None)
 
 
-def model_batches(
-    rows: Iterable[Row], size: int, preprocess: Callable[[Sequence[Any]], Tensor], max_pixels: int
-) -> Iterator[list[Row]]:
-    """Every row, in order, in pieces of which `size` are asked; those with status ok have their pixels.
+def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pixels: int) -> Iterator[list[Row]]:
+    """Every row, in order, in pieces of which `size` are asked; those with status ok have their pixels for each model.
 
     A row whose image cannot be decoded has failed; it keeps its place in its batch.
     """
 
     def load(row: Row) -> None:
         try:
-            row.pixels = preprocess([decode_image(row.image or b"", max_pixels)])[0]
+            image = decode_image(row.image or b"", max_pixels)
+            row.pixels = [model.preprocess([image])[0] for model in models]
         except ImageError as error:
             row.status, row.error = "failed", str(error)
         row.image = None
@@ -177,11 +178,8 @@ def _arrived(batch: list[Row], decoding: list[Future[None]]) -> list[Row]:
 
 
 def take_pixels(rows: Sequence[Row]) -> Tensor:
-    """(B, 3, S, S) float32 of rows with status ok; the rows let go of theirs."""
-    pixels = torch.stack([row.pixels for row in rows if row.pixels is not None])
-    for row in rows:
-        row.pixels = None
-    return pixels
+    """(B, 3, S, S) float32 of rows with status ok, for the next model; the rows let go of them."""
+    return torch.stack([row.pixels.pop(0) for row in rows])
 
 
 def write_rows(path: Path, schema: pa.Schema, records: Iterable[Record], only: range | None) -> None:

@@ -8,6 +8,8 @@ All texts of an image are judged with one pass of the vision tower, each cleaned
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.protocols import Match
 from capfilt.pipeline import ModelUse, Pipeline
@@ -45,22 +47,19 @@ class Score:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
         rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
         max_pixels = self.job.pipeline.ingest.max_pixels
-        batches = model_batches(rows, self.use.batch_size, self.blip.preprocess, max_pixels)
+        batches = model_batches(rows, self.use.batch_size, [self.blip], max_pixels)
         schema = arrow(score_columns(self.blip.config.embed_dim))
         write_rows(self.job.shard(self.name, shard), schema, self._records(batches), only)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
-            scores = self._scores([row for row in batch if row.status == "ok"])
+            asked = [row for row in batch if row.status == "ok"]
+            found = self.scores(asked, self.blip.encode_images(take_pixels(asked))) if asked else {}
             for row in batch:
-                found = scores.get(row.position, {})
-                yield {"uid": row.uid, "status": row.status, "error": row.error, **found}
+                yield record(row, found.get(row.position, {}))
 
-    def _scores(self, rows: list[Row]) -> dict[int, Record]:
-        """Position -> the row's scores and embedding."""
-        if not rows:
-            return {}
-        states = self.blip.encode_images(take_pixels(rows))  # (B, P + 1, D)
+    def scores(self, rows: list[Row], states: Tensor) -> dict[int, Record]:
+        """Position -> the row's scores and embedding; states (B, P + 1, D) of the rows' images."""
         texts = [_texts(row) for row in rows]
         judged = self.blip.match(states, [[text for text in some if text] for some in texts])
         embeddings = self.blip.embed_images(states).half().cpu().numpy()  # (B, E)
@@ -68,6 +67,11 @@ class Score:
             row.position: {**_columns(row, some, matches), "image_embedding": embedding}
             for row, some, matches, embedding in zip(rows, texts, judged, embeddings, strict=True)
         }
+
+
+def record(row: Row, scores: Record) -> Record:
+    """The row's columns of `scores`."""
+    return {"uid": row.uid, "status": row.status, "error": row.error, **scores}
 
 
 def _texts(row: Row) -> list[str]:

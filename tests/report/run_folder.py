@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from capfilt.pipeline import validate
+from capfilt.load import validate
 from capfilt.schema import CANDIDATES, CAPTIONS, DEDUP, NEAR, PAIRS, Column, arrow, score_columns
 from capfilt.shards import ShardWriter
 from capfilt.stages.base import Job, Unit

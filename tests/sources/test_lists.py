@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capfilt.errors import CapfiltError, ConfigError
-from capfilt.pipeline import Source
+from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 from capfilt.sources.json_list import JsonList
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from capfilt.errors import CapfiltError, ConfigError
-from capfilt.pipeline import Source
+from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 
 Rows = Callable[..., list[RawRow]]

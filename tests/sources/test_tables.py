@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt.errors import CapfiltError, ConfigError, DataError
-from capfilt.pipeline import Source
+from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 from capfilt.sources.parquet import ParquetReader
 from capfilt.sources.tables import BATCH

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from capfilt.pipeline import validate
+from capfilt.load import validate
 from capfilt.schema import CAPTIONS, NEAR, PAIRS, Column, arrow
 from capfilt.shards import ShardWriter
 from capfilt.stages.base import Job, Unit

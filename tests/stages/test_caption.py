@@ -123,9 +123,9 @@ def test_skip(make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPat
 def test_only(make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job([mixed], caption={"batch_size": 1})
     captioned = list[str]()
-    real = Blip.captions
-    spy = lambda self, images, uids, samples: (captioned.extend(uids), real(self, images, uids, samples))[1]  # noqa: E731
-    monkeypatch.setattr(Blip, "captions", spy)
+    real = Blip.captions_of
+    spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
+    monkeypatch.setattr(Blip, "captions_of", spy)
     run(job, only=range(4, 7))
     assert captioned == [mixed[4]["uid"], mixed[6]["uid"]]
     assert not job.folder("caption").exists()

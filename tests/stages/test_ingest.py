@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from capfilt.errors import ConfigError
-from capfilt.pipeline import validate
+from capfilt.load import validate
 from capfilt.schema import PAIRS, arrow
 from capfilt.shards import manifest
 from capfilt.sources import open_source
@@ -146,13 +146,13 @@ def test_blocked_images_leave_no_byte(tmp_path: Path, take: Take, monkeypatch: p
     seen = []
     examine = ingest.examine
     monkeypatch.setattr(ingest, "examine", lambda data, cap: seen.append(data) or examine(data, cap))
-    row, good = take([(bad, "x"), (GOOD, "y")], block_sha256=str(tmp_path / "block"))
+    row, good = take([(bad, "x"), (GOOD, "y")], block_hashes=str(tmp_path / "block"))
     assert (row["status"], row["reason"], row["image"], row["width"]) == ("rejected", "blocked", None, None)
     assert good["status"] == "ok"
     assert seen == [GOOD]
     (tmp_path / "block").write_text("abc\n")
-    with pytest.raises(ConfigError, match="'abc' is no sha256"):
-        take([(bad, "x")], block_sha256=str(tmp_path / "block"))
+    with pytest.raises(ConfigError, match="'abc' is neither a sha256"):
+        take([(bad, "x")], block_hashes=str(tmp_path / "block"))
 
 
 def test_settings_hold_no_path_and_change_with_rules_and_block_list(tmp_path: Path) -> None:
@@ -162,11 +162,11 @@ def test_settings_hold_no_path_and_change_with_rules_and_block_list(tmp_path: Pa
         return json.dumps(Ingest.settings(validate(raw, "test")), sort_keys=True)
 
     (tmp_path / "block").write_text("")
-    assert str(tmp_path) not in found(block_sha256=str(tmp_path / "block"))
-    assert found() == found(block_sha256=str(tmp_path / "block"))
+    assert str(tmp_path) not in found(block_hashes=str(tmp_path / "block"))
+    assert found() == found(block_hashes=str(tmp_path / "block"))
     assert len({found(), found(min_side=17), found(rows_per_shard=3)}) == 3
     (tmp_path / "block").write_text("0" * 64)
-    assert found() != found(block_sha256=str(tmp_path / "block"))
+    assert found() != found(block_hashes=str(tmp_path / "block"))
 
 
 def test_rows_that_kill_are_not_touched(tmp_path: Path, take: Take, monkeypatch: pytest.MonkeyPatch) -> None:

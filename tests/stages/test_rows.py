@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from itertools import count, islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from capfilt.stages.rows import Row, aligned, model_batches, read_rows, take_pix
 
 
 def row(position: int, asked: bool = True, status: str | None = None) -> Row:
-    return Row(position, str(position), None, None, asked, status or ("ok" if asked else "skipped"), image=b"")
+    return Row(position, str(position), "web", None, None, asked, status or ("ok" if asked else "skipped"), image=b"")
 
 
 @pytest.fixture
@@ -64,7 +65,8 @@ def test_little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "decode_image", decode)
     gc.collect()
-    stream = model_batches(endless(), 4, preprocess, 100)
+    model: Any = SimpleNamespace(preprocess=preprocess)
+    stream = model_batches(endless(), 4, [model], 100)
     for number, batch in enumerate(islice(stream, 10), start=1):
         assert take_pixels(batch).shape == (4, 3, 4, 4)
         assert read <= 4 * (number + module.AHEAD)
@@ -78,8 +80,9 @@ def test_an_error_that_is_not_the_image_s_is_raised() -> None:
     def broken(images: object) -> Any:
         raise RuntimeError("no memory")
 
+    model: Any = SimpleNamespace(preprocess=broken)
     with pytest.raises(RuntimeError, match="no memory"):
-        list(model_batches([row(0)], 4, broken, 100))
+        list(model_batches([row(0)], 4, [model], 100))
 
 
 def test_sidecars_must_fit(make_job: Callable[..., Any], pairs_row: Callable[..., Any], write_sidecar: Any) -> None:

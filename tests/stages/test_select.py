@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from capfilt.errors import DataError
+from capfilt.load import validate
 from capfilt.models.decoding import Decoding
-from capfilt.pipeline import Pipeline, validate
+from capfilt.pipeline import Pipeline
 from capfilt.policies import REASONS
 from capfilt.schema import CAPTIONS, DEDUP, NEAR, arrow, score_columns
 from capfilt.shards import ShardWriter, table

@@ -1,0 +1,112 @@
+"""robots.txt (RFC 9309), asked once a host, read by protego.
+
+protego 0.7 is fast on hostile patterns, but gives every rule of a group to every crawler of it: 20,000 names above
+20,000 rules, 400 kB, would be 400 million objects. It also takes `User-agent: cap` for us. So it is shown only the
+groups that are ours, or everybody's, by the whole name.
+"""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Literal
+
+from protego import Protego
+
+from capfilt.download.guard import Target
+from capfilt.download.optout import TOKEN
+from capfilt.download.reasons import FetchError
+
+MAX_BYTES = 512 * 1024
+"""The rest of a longer file is not read (RFC 9309, section 2.5: at least 500 KiB)."""
+CACHED = 2 * 2**20
+"""Characters of rules that are kept; protego takes up to 40 bytes a character."""
+_HOST_COST = 256
+_AGENT = re.compile(r"user[- ]?agent\s*:?\s*(?P<name>[A-Za-z_*-]*)", re.I)
+_NO_RULE = re.compile(r"(site-?maps?|host)\b", re.I)
+
+Verdict = Literal["allowed", "none"]
+
+
+class Robots:
+    """`fetch` gives a host's robots.txt (at most MAX_BYTES), None if it has none (4xx), or raises FetchError.
+
+    Each scheme, host and port is asked once in a process, by one thread while others wait; only when more than CACHED
+    characters have come together are the longest unused forgotten.
+    """
+
+    def __init__(self, fetch: Callable[[str], bytes | None]) -> None:
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Future[Protego | FetchError | None]] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._total = 0
+
+    def verdict(self, target: Target) -> Verdict:
+        """allowed: by its rules; none: there are none. Raises FetchError robots_txt: forbidden, or not to be had."""
+        rules = self._rules(target.origin)
+        if isinstance(rules, FetchError):
+            raise FetchError("robots_txt", f"{target.origin}/robots.txt cannot be had: {rules}") from rules
+        if rules is None:
+            return "none"
+        if not rules.can_fetch(target.url, TOKEN):
+            raise FetchError("robots_txt", f"{target.origin}/robots.txt forbids it")
+        return "allowed"
+
+    def _rules(self, origin: str) -> Protego | FetchError | None:
+        with self._lock:
+            coming = self._known.get(origin)
+            mine = coming is None
+            if coming is None:
+                coming = self._known[origin] = Future()
+            self._known.move_to_end(origin)
+        if mine:
+            self._ask(origin, coming)
+        return coming.result()
+
+    def _ask(self, origin: str, coming: "Future[Protego | FetchError | None]") -> None:
+        size = 0
+        try:
+            text = self._fetch(f"{origin}/robots.txt")
+            rules = None if text is None else ours(text.decode("utf-8-sig", "replace"))
+            size = len(rules or "")
+            coming.set_result(None if rules is None else Protego.parse(rules))
+        except FetchError as error:
+            coming.set_result(FetchError(error.reason, str(error)))
+        except BaseException as error:  # our own disk, or the run is stopped: nothing is known of the host
+            with self._lock:
+                del self._known[origin]
+            coming.set_exception(error)
+            return
+        self._forget(origin, size + _HOST_COST)
+
+    def _forget(self, origin: str, size: int) -> None:
+        """The longest unused, until all fit; those that are being asked stay."""
+        with self._lock:
+            self._sizes[origin] = size
+            self._total += size
+            while self._total > CACHED:
+                oldest = next(name for name in self._known if name in self._sizes)
+                del self._known[oldest]
+                self._total -= self._sizes.pop(oldest)
+
+
+def ours(text: str) -> str:
+    """The groups for `capfilt` or `*`, other names left out; the other groups are gone."""
+    kept: list[str] = []
+    mine = in_rules = False
+    for line in text.splitlines():
+        line = line.partition("#")[0].strip()
+        agent = _AGENT.match(line)
+        if agent:
+            name = agent["name"].lower()
+            named = name in (TOKEN, f"{TOKEN}*", "*")  # protego too forgives a star
+            mine, in_rules = named or (mine and not in_rules), False
+            if named:
+                kept.append(f"User-agent: {name}")
+        elif line and not _NO_RULE.match(line):
+            in_rules = True
+            if mine:
+                kept.append(line)
+    return "\n".join(kept)

@@ -1,0 +1,118 @@
+"""Captions and scores of a shard in one go: each image read, decoded and resized once for both models.
+
+Chosen by the planner (`capfilt.plan`) where both stages run on the same kind of worker; the two sidecars are those that
+`caption` and `score` write by themselves, to the byte on a CPU. Where captioner and filter have the same vision tower
+(one checkpoint, or a frozen tower below both), it runs once an image for both. A row that kills this worker is looked
+for by the two stages apart.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from capfilt.models.blip.adapter import Blip
+from capfilt.pipeline import Pipeline
+from capfilt.schema import CAPTIONS, arrow, score_columns
+from capfilt.shards import ShardWriter
+from capfilt.stages import caption, score
+from capfilt.stages.base import NOTHING, Job
+from capfilt.stages.caption import Caption
+from capfilt.stages.rows import Record, Row, model_batches, read_rows, take_pixels
+from capfilt.stages.score import Score
+
+
+class CaptionScore:
+    """See `Stage`. It has no folder and no fingerprint of its own: those of `caption` and `score` hold."""
+
+    name: ClassVar[str] = "caption+score"
+    version: ClassVar[int] = 1
+    scope: ClassVar[Literal["shard", "all"]] = "shard"
+    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
+    parts = (Caption, Score)
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.caption, self.score = Caption(job), Score(job)
+
+    @staticmethod
+    def settings(pipeline: Pipeline) -> Any:
+        """Those of its parts."""
+        return None
+
+    def setup(self) -> None:
+        """Load both models; an equal vision tower once. Raises as `load_model`."""
+        self.caption.setup()
+        self.score.setup()
+        captioner, matcher = self.caption.blip, self.score.blip
+        self.shared = same_tower(captioner, matcher)
+        if self.shared:
+            matcher.med.vision = captioner.med.vision
+        self._models = [captioner] if same_input(captioner, matcher) else [captioner, matcher]
+
+    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+        """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
+        rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
+        size, max_pixels = self.score.use.batch_size, self.job.pipeline.ingest.max_pixels
+        records = self._records(model_batches(rows, size, self._models, max_pixels))
+        if only is not None:
+            deque(records, maxlen=0)
+            return
+        columns = arrow(score_columns(self.score.blip.config.embed_dim))
+        with (
+            ShardWriter(self.job.shard("score", shard), columns) as scores,
+            ShardWriter(self.job.shard("caption", shard), arrow(CAPTIONS)) as captions,
+        ):
+            for captioned, scored in records:
+                captions.write([captioned])
+                scores.write([scored])
+
+    def _records(self, batches: Iterator[list[Row]]) -> Iterator[tuple[Record, Record]]:
+        """A row of `captions` and one of `scores`, row by row."""
+        for batch in batches:
+            asked = [row for row in batch if row.status == "ok"]
+            web = [i for i, row in enumerate(asked) if row.role == "web"]
+            found: dict[int, list[Record]] = {}
+            states = self._encode(asked, web)
+            if web:
+                found = self.caption.captions([asked[i] for i in web], states[0])
+            for row in asked:
+                row.captions = found.get(row.position)
+            scores = self.score.scores(asked, states[1]) if asked else {}
+            for row in batch:
+                yield self._captioned(row, found), score.record(row, scores.get(row.position, {}))
+
+    def _captioned(self, row: Row, found: dict[int, list[Record]]) -> Record:
+        """A human row was skipped by the captioner, whatever became of its scores."""
+        told = caption.record(row, found.get(row.position))
+        return told if row.role == "web" else {**told, "status": "skipped", "error": None}
+
+    def _encode(self, rows: list[Row], web: list[int]) -> tuple[Tensor, Tensor]:
+        """The states that the captioner sees of the web rows' images, and the filter of all."""
+        none = torch.empty(0)
+        if not rows:
+            return none, none
+        pixels = take_pixels(rows)
+        if self.shared:
+            states = self.score.blip.encode_images(pixels)
+            return states[web], states
+        seen = self.caption.blip.encode_images(pixels[web]) if web else none
+        return seen, self.score.blip.encode_images(pixels if len(self._models) == 1 else take_pixels(rows))
+
+
+def same_tower(one: Blip, other: Blip) -> bool:
+    """Whether both would compute the same states of an image: equal vision towers, and equal pixels."""
+    alike = same_input(one, other) and one.config.vision == other.config.vision
+    return alike and _equal(one.med.vision, other.med.vision)
+
+
+def same_input(one: Blip, other: Blip) -> bool:
+    """Whether both are given the same pixels of an image."""
+    return one.processor == other.processor
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])

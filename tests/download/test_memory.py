@@ -1,0 +1,110 @@
+"""Memory: 64 threads and large bodies stay below a limit; the room for whole bodies."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+import pytest
+
+from capfilt.download.body import FREE, Room
+from capfilt.download.opener import Opener
+from tests.download.conftest import fetch
+from tests.download.server import HostileServer
+
+PROGRAM = """
+import pathlib, re, sys, threading, urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from capfilt.download.opener import Opener
+from capfilt.source import Download
+
+url, threads = sys.argv[1], int(sys.argv[2])
+opener = Opener(Download(allow_hosts=["127.0.0.1"], threads=threads, per_host=threads, timeout=120))
+barrier = threading.Barrier(threads)
+
+def one(i):
+    barrier.wait()
+    with opener.open(urllib.request.Request(url)) as response:
+        size = len(response.read())
+    opener.landed(size)
+    return size
+
+def peak():  # ru_maxrss would be the parent's if that is larger
+    return int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024
+
+before = peak()
+with ThreadPoolExecutor(threads) as pool:
+    total = sum(pool.map(one, range(threads)))
+print(total, before, peak())
+"""
+
+
+def peak(threads: int, size: int) -> tuple[int, int]:
+    """MB of a process that fetches so many bodies of that size at once: all, and above what it had before."""
+    with HostileServer({"/large": b"x" * size}) as server:
+        line = [sys.executable, "-c", PROGRAM, server.url("/large"), str(threads)]
+        done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=60)
+    total, before, after = map(int, done.stdout.split())
+    assert total == threads * size
+    return after, after - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_large_bodies_are_not_all_in_memory() -> None:
+    assert peak(24, 12 * 2**20)[1] < 130  # 288 MB of bodies
+
+
+@pytest.mark.slow
+def test_a_worker_of_64_threads_stays_below_512_mb() -> None:
+    assert peak(64, 20 * 2**20)[0] < 256  # 1.3 GB of bodies; the worker has other things too
+
+
+def body(size: int) -> Any:
+    file = SpooledTemporaryFile(max_size=FREE)  # noqa: SIM115
+    file.write(b"x" * size)
+    return file
+
+
+def test_a_body_waits_for_room() -> None:
+    room, order = Room(3 * FREE), []
+    assert room.read(body(2 * FREE), 2 * FREE) == b"x" * 2 * FREE
+
+    def second() -> None:
+        room.read(body(2 * FREE), 2 * FREE)
+        order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    room.read(body(FREE), FREE)  # small bodies do not wait
+    time.sleep(0.05)
+    order.append("first")
+    room.give(2 * FREE)
+    thread.join(5)
+    room.give(2 * FREE)
+    assert (order, room._used) == (["first", "second"], 0)
+
+
+def test_a_body_larger_than_the_room_goes_alone() -> None:
+    room = Room(FREE)
+    for _ in range(2):
+        assert len(room.read(body(3 * FREE), 3 * FREE)) == 3 * FREE
+        room.give(3 * FREE)
+    closed = body(2 * FREE)
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        room.read(closed, 2 * FREE)
+    assert room._used == 0
+
+
+def test_what_is_read_takes_room_until_it_has_landed(server: HostileServer, ask_server: Callable[..., Opener]) -> None:
+    server.bodies |= {"/large": b"x" * (FREE + 1), "/small": b"x" * FREE}
+    opener, used = ask_server(), []
+    give = opener._room.give
+    opener._room.give = lambda size: (used.append(opener._room._used), give(size))  # type: ignore[method-assign]
+    for path in ("/large", "/small"):
+        assert fetch(opener, server.url(path))[0] == server.bodies[path]
+    assert (used, opener._room._used) == ([FREE + 1, 0], 0)

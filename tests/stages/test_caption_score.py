@@ -1,0 +1,122 @@
+"""Captions and scores made together are, to the byte, those that the two stages make one after the other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from capfilt.engine import Board
+from capfilt.models.blip.adapter import Blip
+from capfilt.models.blip.vision import VisionTower
+from capfilt.stages.base import Job
+from capfilt.stages.caption import Caption
+from capfilt.stages.caption_score import CaptionScore
+from capfilt.stages.score import Score
+from capfilt.steps import Plan, Step
+
+Make = Callable[..., Any]
+Record = dict[str, Any]
+QUICK = {"samples": 2, "decoding": {"max_length": 12, "min_length": 5}}
+
+
+@pytest.fixture
+def mixed(pairs_row: Make) -> list[Record]:
+    rows = [pairs_row(i, role="human" if i % 4 == 3 else "web") for i in range(11)]
+    return [
+        *rows,
+        pairs_row(11, status="rejected"),
+        pairs_row(12, status="quarantined"),
+        pairs_row(13, data=b"no image"),
+    ]
+
+
+def ready(stage: type[Any], job: Job) -> Any:
+    made = stage(job)
+    made.setup()
+    return made
+
+
+def files(job: Job) -> list[bytes]:
+    return [job.shard(stage, 0).read_bytes() for stage in ("caption", "score")]
+
+
+@pytest.mark.parametrize("models", [("tiny/captioner", "tiny/filter"), ("tiny/pretrained", "tiny/pretrained")])
+@pytest.mark.parametrize("skip", [frozenset[int](), frozenset({1})])
+def test_bytes_are_those_of_the_stages_apart(
+    make_job: Make, mixed: list[Record], models: tuple[str, str], skip: frozenset[int]
+) -> None:
+    parts: Record = {"caption": {"model": models[0], **QUICK}, "score": {"model": models[1]}}
+    apart, together = (make_job([mixed], near={mixed[5]["uid"]: mixed[4]["uid"]}, name=name, **parts) for name in "ab")
+    for stage in (Caption, Score):
+        ready(stage, apart).process(0, skip)
+    stage = ready(CaptionScore, together)
+    stage.process(0, skip)
+    assert files(together) == files(apart)
+    assert stage.shared == (models[0] == models[1])
+
+
+def test_bytes_do_not_depend_on_the_batch_size(make_job: Make, mixed: list[Record]) -> None:
+    found = []
+    for name, size in (("a", 1), ("b", 3), ("c", 64)):
+        job = make_job([mixed], name=name, caption={**QUICK, "batch_size": size}, score={"batch_size": size})
+        ready(CaptionScore, job).process(0)
+        found.append(files(job))
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_equal_tower_runs_once_an_image(
+    make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = VisionTower.forward
+    monkeypatch.setattr(VisionTower, "forward", lambda self, x: (seen.append(len(x)), real(self, x))[1])
+    for models, times in ((("tiny/captioner", "tiny/filter"), 9 + 11), (("tiny/pretrained",) * 2, 11)):
+        job = make_job([mixed[:11]], name=str(times), caption={"model": models[0], **QUICK}, score={"model": models[1]})
+        seen.clear()
+        ready(CaptionScore, job).process(0)
+        assert sum(seen) == times
+
+
+def test_only_some_rows_and_nothing_written(
+    make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioned: list[str] = []
+    real = Blip.captions_of
+    spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
+    monkeypatch.setattr(Blip, "captions_of", spy)
+    job = make_job([mixed], caption=QUICK)
+    ready(CaptionScore, job).process(0, only=range(2, 5))
+    assert captioned == [mixed[2]["uid"], mixed[4]["uid"]]
+    assert not job.folder("caption").exists()
+
+
+def plan(job: Job, caption: tuple[int, ...], score: tuple[int, ...]) -> Plan:
+    return Plan(job, (Step(Caption, "c", {}, caption, ""), Step(Score, "s", {}, score, "")))
+
+
+def test_the_planner_makes_together_what_is_missing_of_both(make_job: Make, mixed: list[Record]) -> None:
+    job = make_job([mixed[:1]] * 3)
+    work = {step.name: step.todo for step in plan(job, (0, 1), (0, 1, 2)).work}
+    assert work == {"caption+score": (0, 1), "caption": (), "score": (2,)}
+    assert [step.name for step in plan(job, (), (0, 1, 2)).work] == ["caption", "score"]
+    for change in ({"resources": {"caption": {"num_gpus": 0.5}}}, {"caption": {"device": "auto"}}):
+        other = make_job([mixed[:1]], name="other", **change)
+        assert [step.name for step in plan(other, (0,), (0,)).work] == ["caption", "score"]
+
+
+def test_a_shard_that_kills_is_left_to_the_stages_apart(make_job: Make, mixed: list[Record]) -> None:
+    job = make_job([mixed[:1]] * 2)
+    board = Board(plan(replace(job, folders={**job.folders}), (0, 1), (0, 1)))
+    assert board.ready("caption+score") == [0, 1]
+    assert board.ready("caption") == board.ready("score") == []
+    board.take("caption+score", 1)
+    board.part("caption+score", 1)
+    assert board.ready("caption") == [1]
+    assert board.ready("score") == []
+    board.finish("caption", 1)
+    assert board.ready("score") == [1]
+    board.finish("score", 1)
+    assert not board.finished
+    board.finish("caption+score", 0)
+    assert board.finished
