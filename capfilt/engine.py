@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 from capfilt.errors import RunError
-from capfilt.reuse import reuse
-from capfilt.stages.base import Job, Stage
 from capfilt.steps import Plan, Step
+from capfilt.worker import Worker
 
 TRIES = 3
 """Workers that may die on a shard before its rows are suspected."""
@@ -91,21 +90,12 @@ class Board:
 def run_local(plan: Plan, progress: Progress) -> None:
     """Every stage in turn in this process. A row that kills its worker kills this process: use Ray for such data."""
     for step in plan.work:
-        worker: Stage | None = None
+        worker = Worker(step.stage, plan.job)
         for shard in step.todo:
             started = monotonic()
             with told(step.name, shard):
-                if not reuse(plan.job, step.stage, shard):
-                    worker = worker or ready_worker(step.stage, plan.job)
-                    worker.process(shard)
+                worker.process(shard)
             progress(Done(step.name, shard, monotonic() - started))
-
-
-def ready_worker(stage: type[Stage], job: Job) -> Stage:
-    """A stage with its models loaded."""
-    worker = stage(job)
-    worker.setup()
-    return worker
 
 
 @contextmanager

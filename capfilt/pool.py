@@ -17,12 +17,12 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from capfilt.engine import TRIES, Board, Done, Progress, explain, halve, ready_worker
+from capfilt.engine import TRIES, Board, Done, Progress, explain, halve
 from capfilt.errors import CapfiltError, RunError
 from capfilt.pipeline import Resources
-from capfilt.reuse import reuse
-from capfilt.stages.base import NOTHING, Job, Stage
+from capfilt.stages.base import NOTHING
 from capfilt.steps import Plan, Step, rows
+from capfilt.worker import Worker
 
 SUSPECTS = 16
 """With more rows than this that kill, it is not the rows: the whole shard is quarantined."""
@@ -45,21 +45,6 @@ def cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-class Worker:
-    """Lives in an actor; the stage is made at the first shard, so that what is wrong with a model is told as such."""
-
-    def __init__(self, stage: type[Stage], job: Job) -> None:
-        self._made, self._stage, self._job = None, stage, job
-
-    def process(self, shard: int, skip: frozenset[int], only: range | None) -> None:
-        """As `Stage.process`, but for a shard that is there under another fingerprint."""
-        if not skip and only is None and reuse(self._job, self._stage, shard):
-            return
-        worker: Stage = self._made or ready_worker(self._stage, self._job)
-        self._made = worker  # type: ignore[assignment]
-        worker.process(shard, skip, only)
 
 
 @dataclass(eq=False)

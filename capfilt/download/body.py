@@ -18,7 +18,7 @@ from capfilt.download.wire import Deadline, translated
 
 FREE = 2**20
 """Bytes; smaller bodies are not counted by `Room`."""
-ROOM = 64 * 2**20
+ROOM = 40 * 2**20
 _PIECE = 2**17
 
 

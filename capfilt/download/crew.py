@@ -6,14 +6,18 @@ and its `Resizer` are driven here, under an opener of ours: `urllib.request.urlo
 guards, caps, retries and tells why (`capfilt.download.opener`). Bodies wait for their turn in a `Spool` on disk.
 """
 
+import importlib.util
 import os
+import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from capfilt.download.opener import Opener, Outcome
@@ -43,7 +47,7 @@ class Crew:
         self._rules, self._folder = rules, folder
         self._stopped = threading.Event()
         self._opener = Opener(rules, folder=folder, sleep=self._pause)
-        self._download_image = load_img2dataset()
+        self._download_image = load_img2dataset("downloader").download_image
 
     def fetch(self, urls: Sequence[str]) -> Generator[Arrival, None, None]:
         """One arrival a URL, in order; all are under way at once, as far as threads and hosts allow.
@@ -54,15 +58,19 @@ class Crew:
         self._stopped.clear()
         self._folder.mkdir(parents=True, exist_ok=True)
         with Spool(self._folder) as spool, installed(self._opener), ThreadPoolExecutor(self._rules.threads) as pool:
-            coming = {url: pool.submit(self._one, url, spool) for url in dict.fromkeys(urls)}
+            left = Counter(urls)
+            coming = {url: pool.submit(self._one, url, spool) for url in left}
             try:
                 for url in urls:
-                    yield _arrived(url, *coming[url].result(), spool)
+                    left[url] -= 1
+                    outcome, place = coming[url].result() if left[url] else coming.pop(url).result()
+                    image = None if place is None else spool.take(place, last=not left[url])
+                    yield _arrived(url, outcome, image)
             finally:
                 self._stopped.set()
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _one(self, url: str, spool: Spool) -> tuple[Outcome, Place | None]:
+    def _one(self, url: str, spool: Spool) -> tuple[Outcome, Place | bytes | None]:
         before = self._opener.last()
         _, stream, error = self._download_image((0, url), self._rules.timeout, None, None)
         outcome = self._opener.last()
@@ -84,10 +92,10 @@ class Crew:
             raise InterruptedError("the run was stopped")
 
 
-def _arrived(url: str, outcome: Outcome, place: Place | None, spool: Spool) -> Arrival:
+def _arrived(url: str, outcome: Outcome, image: bytes | None) -> Arrival:
     notes = {"url": outcome.url, "x_robots_tag": outcome.x_robots_tag, "robots_txt": outcome.robots_txt}
     told = {name: note for name, note in notes.items() if note is not None and note != url}
-    return Arrival(spool.take(place) if place else None, outcome.reason, outcome.told, told)
+    return Arrival(image, outcome.reason, outcome.told, told)
 
 
 @contextmanager
@@ -101,14 +109,23 @@ def installed(opener: Any) -> Iterator[None]:
         urllib.request.install_opener(before)
 
 
-def load_img2dataset() -> Callable[..., Any]:
-    """Its `download_image`. Raises ConfigError where it is not installed."""
+def load_img2dataset(module: str) -> Any:
+    """One module of it (downloader, resizer), without its package's `__init__`.
+
+    That would load all the others, and with them torch, albumentations and pandas: 2 s and 200 MB in every worker.
+    Raises ConfigError where it is not installed.
+    """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
+    spec = importlib.util.find_spec("img2dataset") if "img2dataset" not in sys.modules else None
+    if spec is not None:
+        bare = sys.modules["img2dataset"] = ModuleType("img2dataset")
+        bare.__path__ = list(spec.submodule_search_locations or [])
     try:
-        from img2dataset.downloader import download_image
+        return importlib.import_module(f"img2dataset.{module}")
     except ImportError as error:
         raise ConfigError(
             f"sources of type urls need img2dataset ({error}): pip install 'capfilt[urls]' -c constraints.txt"
         ) from error
-    found: Callable[..., Any] = download_image
-    return found
+    finally:
+        if spec is not None:
+            del sys.modules["img2dataset"]

@@ -8,7 +8,7 @@ from io import BytesIO
 from typing import Any
 
 from capfilt.download.crew import load_img2dataset
-from capfilt.images import ImageError, check_header
+from capfilt.images import ImageError, header_area
 
 QUALITY = 95
 
@@ -20,14 +20,13 @@ class Resize:
     """
 
     def __init__(self, mode: str, size: int) -> None:
-        load_img2dataset()
-        from img2dataset.resizer import Resizer
-
-        self._resizer: Any = Resizer(size, mode, resize_only_if_bigger=True, encode_quality=QUALITY)
+        self._resizer: Any = load_img2dataset("resizer").Resizer(
+            size, mode, resize_only_if_bigger=True, encode_quality=QUALITY
+        )
 
     def __call__(self, data: bytes, max_pixels: int) -> bytes:
         """A JPEG file. Raises ImageError as `images.examine` does."""
-        check_header(data, max_pixels)
+        header_area(data, max_pixels)
         image, *_, error = self._resizer(BytesIO(data))
         if error is not None or image is None:
             raise ImageError("image_unreadable", f"image cannot be resized ({error or 'no image came out'})")

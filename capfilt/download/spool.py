@@ -1,7 +1,7 @@
 """Bodies on disk between the thread that fetched them and the row that they belong to.
 
 A shard's downloads end in any order, and its rows are written in the list's: what came early waits here, not in memory.
-The file has no name, so nothing is left of it whatever stops the process.
+A few wait in memory all the same. The file has no name, so nothing is left of it whatever stops the process.
 """
 
 import os
@@ -19,6 +19,10 @@ class Place(NamedTuple):
     size: int
 
 
+KEPT = 8 * 2**20
+"""Bytes that wait in memory; the disk is for what is more."""
+
+
 class Spool:
     """An unnamed file in `folder`; threads put bodies in, and take them out by place. A context manager.
 
@@ -27,11 +31,14 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
-        self._lock, self._end = threading.Lock(), 0
+        self._lock, self._end, self._kept = threading.Lock(), 0, 0
 
-    def put(self, data: bytes) -> Place:
-        """Append."""
+    def put(self, data: bytes) -> Place | bytes:
+        """A place for it: itself, as long as not too much is kept."""
         with self._lock:
+            if self._kept + len(data) <= KEPT:
+                self._kept += len(data)
+                return data
             place = Place(self._end, len(data))
             self._end += len(data)
         rest, at = memoryview(data), place.start
@@ -40,9 +47,13 @@ class Spool:
             rest, at = rest[written:], at + written
         return place
 
-    def take(self, place: Place) -> bytes:
-        """The bytes again."""
-        return os.pread(self._file.fileno(), place.size, place.start)
+    def take(self, place: Place | bytes, last: bool = True) -> bytes:
+        """The bytes again; `last`: for the last time."""
+        if isinstance(place, Place):
+            return os.pread(self._file.fileno(), place.size, place.start)
+        with self._lock:
+            self._kept -= len(place) if last else 0
+        return place
 
     def __enter__(self) -> "Spool":
         return self

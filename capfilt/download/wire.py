@@ -22,6 +22,8 @@ from capfilt.download.reasons import FetchError
 MAX_HEADERS = 2**16
 """Bytes of status line and headers together; 100 headers of 64 KiB in 64 threads would be 400 MB."""
 _BUFFER = 2**16
+SLACK = 0.05
+"""Seconds by which a deadline may be missed."""
 _TRIED = 4
 """Addresses of one host at most; each gets an equal share of the time left."""
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -37,6 +39,7 @@ class Deadline:
         self._left = seconds
         self._clock = clock
         self._end = 0.0
+        self._given: tuple[socket.socket | None, float] = None, 0.0
 
     def __enter__(self) -> "Deadline":
         self._end = self._clock() + self._left
@@ -52,6 +55,13 @@ class Deadline:
             raise TimeoutError
         return left
 
+    def limit(self, sock: socket.socket) -> None:
+        """Give the socket's next call what is left, or up to SLACK more: each `settimeout` costs a thread its turn."""
+        left, (given, seconds) = self.left(), self._given
+        if given is not sock or seconds - left > SLACK:
+            sock.settimeout(left)
+            self._given = sock, left
+
 
 class _Raw(io.RawIOBase):
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
@@ -61,7 +71,7 @@ class _Raw(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._deadline.left())
+        self._deadline.limit(self._sock)
         return self._sock.recv_into(buffer)
 
 
@@ -109,6 +119,7 @@ def ask(
     try:
         with translated(deadline):
             if target.scheme == "https":
+                deadline.limit(sock)
                 sock = context.wrap_socket(sock, server_hostname=target.bare)
             answer = _answer(sock, request, deadline)
         yield answer
@@ -120,9 +131,11 @@ def _connect(addresses: list[str], port: int, deadline: Deadline) -> socket.sock
     for n, address in enumerate(addresses):
         sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         try:
-            sock.settimeout(deadline.left() / (len(addresses) - n))
+            if n == len(addresses) - 1:
+                deadline.limit(sock)
+            else:
+                sock.settimeout(deadline.left() / (len(addresses) - n))
             sock.connect((address, port))
-            sock.settimeout(deadline.left())
             return sock
         except OSError:
             sock.close()
@@ -132,7 +145,7 @@ def _connect(addresses: list[str], port: int, deadline: Deadline) -> socket.sock
 
 
 def _answer(sock: socket.socket, request: bytes, deadline: Deadline) -> HTTPResponse:
-    sock.settimeout(deadline.left())
+    deadline.limit(sock)
     sock.sendall(request)
     lines = _Lines(_Raw(sock, deadline), _BUFFER)
     answer = HTTPResponse(cast(socket.socket, _Makefile(lines)), method="GET")

@@ -17,7 +17,7 @@ from capfilt.sources.values import Json, key_text, optional_text, plain, texts
 
 IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "gif")
 TEXT = ("text", "caption", "alt", "txt")
-URL = ("url",)
+URL = ("url", "image_url")
 KEY = ("uid", "key", "__key__")
 META = (
     "similarity", "punsafe", "pwatermark", "aesthetic", "nsfw", "language", "hash", "md5", "sha256", "face_bboxes",
@@ -91,7 +91,7 @@ def described(key: str, record: Mapping[str, object], columns: Columns) -> RawRo
     """A row with url, meta, stated hashes, and the failure that img2dataset noted; without image and text."""
     status = optional_text(record.get(columns.status)) if columns.status else None
     meta = {alias: plain(record.get(name)) for alias, name in columns.meta if record.get(name) is not None}
-    sha256, md5 = (None, None) if status else (_take_hash(meta, "sha256"), _take_hash(meta, "md5"))
+    sha256, md5 = (None, None) if status else (take_hash(meta, "sha256"), take_hash(meta, "md5"))
     url = optional_text(record.get(columns.url)) if columns.url else None
     row = RawRow(key, url=url, meta=meta, sha256=sha256, md5=md5)
     if status is None or not status.startswith("failed"):
@@ -100,8 +100,8 @@ def described(key: str, record: Mapping[str, object], columns: Columns) -> RawRo
     return replace(row, reason="download_failed", error=told or status)
 
 
-def _take_hash(meta: dict[str, Json], kind: str) -> str | None:
-    """Moves a well-formed hash out of `meta`."""
+def take_hash(meta: dict[str, Json], kind: str) -> str | None:
+    """Moves a well-formed sha256 or md5 out of `meta`, in lower case; None: there is none."""
     value = meta.get(kind)
     if not isinstance(value, str) or not _HEX[kind].fullmatch(value):
         return None

@@ -57,20 +57,18 @@ class UrlsReader:
         return UrlList(self.source).identity()
 
     def rows(self, unit: Unit) -> Iterator[RawRow]:
-        return self.some_rows(unit, range(unit.stop - unit.start))
-
-    def some_rows(self, unit: Unit, positions: Sequence[int]) -> Iterator[RawRow]:
-        """The rows at these positions of the unit, ascending, counted from its start; only they are asked for.
-
-        Raises RunError where nearly nothing comes, OSError where the disk is full.
-        """
-        records = list(self._records(unit, positions))
+        """As of `Reader`. Raises RunError where nearly nothing comes, OSError where the disk is full."""
         found: Counter[str | None] = Counter()
-        for n, row in enumerate(self._fetched(records), 1):
+        rows = unit.stop - unit.start
+        for n, row in enumerate(self.some_rows(unit, range(rows)), 1):
             found[row.reason] += 1
-            if n in (EARLY, len(records)):
+            if n in (EARLY, rows):
                 self._check(found)
             yield row
+
+    def some_rows(self, unit: Unit, positions: Sequence[int]) -> Iterator[RawRow]:
+        """The rows at these positions of the unit, ascending, counted from its start; only they are asked for."""
+        return self._fetched(list(self._records(unit, positions)))
 
     def _records(self, unit: Unit, positions: Sequence[int]) -> Iterator[Record]:
         wanted, path = set(positions), self._folder / unit.path

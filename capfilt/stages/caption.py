@@ -2,8 +2,8 @@
 
 Asked are web rows that ingest let pass and that are not marked as near-duplicates (`dedup.skip_models`); the others get
 null and status "skipped". Nothing else decides: what a caption is worth is judged by score, and dropped by select.
-A caption is drawn with noise keyed on (seed, uid, sample, position), so it does not depend on the rows beside it but
-for the rounding of another batch size.
+A caption is drawn with noise keyed on (seed, uid, sample, position), so it does not depend on the rows beside it: not a
+bit of it in fp32 and int8 on a CPU, up to rounding elsewhere.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,14 +15,14 @@ from capfilt.models.blip.adapter import Blip
 from capfilt.pipeline import Captioning, Pipeline
 from capfilt.schema import CAPTIONS, arrow
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.rows import Record, Row, load_model, model_batches, read_rows, take_pixels, write_rows
+from capfilt.stages.rows import Record, Row, how, load_model, model_batches, read_rows, take_pixels, write_rows
 
 
 class Caption:
     """pairs -> `captions`, one list a row, sample by sample."""
 
     name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
 
@@ -38,7 +38,7 @@ class Caption:
         if use is None:
             return None
         drawn = {"decoding": use.decoding.model_dump(), "samples": use.samples, "seed": use.seed}
-        return {**drawn, "batch_size": use.batch_size, "skip_models": pipeline.dedup.skip_models}
+        return {**drawn, **how(use), "skip_models": pipeline.dedup.skip_models}
 
     def setup(self) -> None:
         """Load the captioner. Raises as `load_model`."""

@@ -47,7 +47,8 @@ class CaptionScore:
         self.caption.setup()
         self.score.setup()
         captioner, matcher = self.caption.blip, self.score.blip
-        self.shared = same_tower(captioner, matcher)
+        alike = self.caption.use.precision == self.score.use.precision
+        self.shared = alike and same_tower(captioner, matcher)
         if self.shared:
             matcher.med.vision = captioner.med.vision
         self._models = [captioner] if same_input(captioner, matcher) else [captioner, matcher]

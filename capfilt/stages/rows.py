@@ -1,9 +1,9 @@
 """What caption and score share: a shard's rows beside their sidecars, in batches for a model, images decoded ahead.
 
 A batch is so many rows, in row order, of which something is asked; it is formed inside one shard from the data alone.
-Neither row groups nor rows that are left out because they kill a worker move its bounds, since sums differ in their
-last bits with the batch. Full-size pictures live only inside the two decoding threads; what waits for the model are its
-inputs (1.8 MB an image at 384 pixels), of three batches at most.
+Neither row groups nor rows that are left out because they kill a worker move its bounds, since off the CPU sums differ
+in their last bits with the batch. Full-size pictures live only inside the two decoding threads; what waits for the
+model are its inputs (1.8 MB an image at 384 pixels), of three batches at most.
 """
 
 from collections import deque
@@ -22,6 +22,7 @@ from capfilt.device import pick_device
 from capfilt.errors import DataError
 from capfilt.images import ImageError, decode_image
 from capfilt.models.blip.adapter import Blip
+from capfilt.models.precision import apply_precision
 from capfilt.pipeline import ModelUse
 from capfilt.shards import ShardWriter, batches
 from capfilt.stages.base import KILLED, Job
@@ -59,18 +60,24 @@ class Row:
     """(3, S, S) float32 for each model, once decoded, until it takes them."""
 
 
+def how(use: ModelUse) -> dict[str, Any]:
+    """What of it decides a model's numbers, JSON-able: for fingerprints."""
+    return {"batch_size": use.batch_size, "precision": use.precision}
+
+
 def load_model(use: ModelUse, role: str) -> Blip:
     """The weights on their device, one torch thread on a CPU: bits must not depend on its cores.
 
     (One actor a core is the faster way to use them too: 0.434 against 0.384 images/s, measured.)
-    Raises ConfigError: no such model or device, or a model without that role. CheckpointError: no BLIP.
+    Raises ConfigError: no such model or device, a model without that role, a precision that the device has not.
+    CheckpointError: no BLIP.
     """
     device = pick_device(use.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     blip = Blip.load(use.model, revision=use.revision, device=str(device), tokenizer=use.tokenizer)
     blip.require(role)
-    return blip
+    return apply_precision(blip, use.precision)
 
 
 def aligned(job: Job, shard: int, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Record]]:

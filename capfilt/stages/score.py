@@ -15,7 +15,7 @@ from capfilt.models.protocols import Match
 from capfilt.pipeline import ModelUse, Pipeline
 from capfilt.schema import arrow, score_columns
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.rows import Record, Row, load_model, model_batches, read_rows, take_pixels, write_rows
+from capfilt.stages.rows import Record, Row, how, load_model, model_batches, read_rows, take_pixels, write_rows
 from capfilt.text import pre_caption
 
 
@@ -23,7 +23,7 @@ class Score:
     """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
 
     name: ClassVar[str] = "score"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption")
 
@@ -37,7 +37,7 @@ class Score:
         """How images are batched, and which rows. The weights count by their digest."""
         if pipeline.score is None:
             return None
-        return {"batch_size": pipeline.score.batch_size, "skip_models": pipeline.dedup.skip_models}
+        return {**how(pipeline.score), "skip_models": pipeline.dedup.skip_models}
 
     def setup(self) -> None:
         """Load the filter. Raises as `load_model`."""

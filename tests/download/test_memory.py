@@ -9,12 +9,15 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from capfilt.download.body import FREE, Room
 from capfilt.download.opener import Opener
 from tests.download.conftest import fetch
 from tests.download.server import HostileServer
+from tests.pictures import encode, photo
 
 PROGRAM = """
 import pathlib, re, sys, threading, urllib.request
@@ -108,3 +111,41 @@ def test_what_is_read_takes_room_until_it_has_landed(server: HostileServer, ask_
     for path in ("/large", "/small"):
         assert fetch(opener, server.url(path))[0] == server.bodies[path]
     assert (used, opener._room._used) == ([FREE + 1, 0], 0)
+
+
+WORKER = """
+import pathlib, re, sys
+from capfilt.load import validate
+from capfilt.sources import open_source
+from capfilt.stages.base import Job, Unit
+from capfilt.stages.ingest import Ingest
+
+download = {"threads": 64, "per_host": 64, "retries": 0, "timeout": 60, "allow_hosts": ["127.0.0.1"]}
+source = {"type": "urls", "path": sys.argv[1], "name": "web", "download": {**download, "max_error_rate": 1}}
+pipeline = validate({"sources": [source], "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}, "test")
+run = pathlib.Path(sys.argv[2])
+if len(sys.argv) == 3:  # the list is read by the run's first process
+    units = open_source(pipeline.sources[0], pipeline.ingest, run).units(1000)
+    print(units[0].path, units[0].stop)
+    sys.exit()
+job = Job(pipeline, run, (Unit("web", sys.argv[3], 0, int(sys.argv[4])),), {"ingest": "pairs"})
+worker = Ingest(job)
+worker.setup()
+worker.process(0)
+print(int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_whole_worker_stays_below_512_mb_under_a_hostile_server(tmp_path: Path) -> None:
+    picture = encode(photo(2400, 1600), "PNG", compress_level=0)  # 11.5 MB
+    with HostileServer({"/large": picture, "/page": b"<html>" * 10**6}) as server:
+        urls = [server.url("/large", i=i) for i in range(40)] + [server.url("/page", i=i) for i in range(40)]
+        urls += [server.url("/x", do=do, i=i) for do in ("endless", "huge", "fat_headers") for i in range(10)]
+        pq.write_table(pa.table({"url": urls, "text": ["t"] * len(urls)}), tmp_path / "list.parquet")
+        line = [sys.executable, "-c", WORKER, str(tmp_path / "list.parquet"), str(tmp_path / "run")]
+        listed = subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout.split()
+        done = subprocess.run([*line, *listed], check=True, capture_output=True, text=True, timeout=120)
+    reasons = pq.read_table(tmp_path / "run/pairs/00000.parquet")["reason"].to_pylist()
+    assert reasons == [None] * 40 + ["image_unreadable"] * 40 + ["too_many_bytes"] * 30
+    assert int(done.stdout) < 512

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.download.spool import Spool
+from capfilt.download import spool as module
+from capfilt.download.spool import Place, Spool
 
 
 @given(st.lists(st.binary(max_size=5000), max_size=40))
@@ -16,10 +17,17 @@ def test_bodies_of_many_threads_come_out_as_they_went_in(
 ) -> None:
     with Spool(tmp_path_factory.getbasetemp()) as spool, ThreadPoolExecutor(8) as pool:
         places = list(pool.map(spool.put, bodies))
+        assert [spool.take(place, last=False) for place in places] == bodies
         assert [spool.take(place) for place in reversed(places)] == bodies[::-1]
 
 
-def test_it_has_no_name(tmp_path: Path) -> None:
+def test_more_than_is_kept_in_memory_lies_in_a_file_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT", 100)
     with Spool(tmp_path) as spool:
-        spool.put(b"x" * 100_000)
+        first, second = spool.put(b"x" * 100), spool.put(b"y")
+        assert isinstance(second, Place)
+        assert (spool.take(first), spool.take(second)) == (b"x" * 100, b"y")
+        assert spool.put(b"z" * 100) == b"z" * 100
         assert list(tmp_path.iterdir()) == []

@@ -12,23 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from capfilt.errors import CheckpointError
+from capfilt.rgb import to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent is laid over white, as transformers does since 5.x, and 16-bit grey keeps its high byte.
-
-    (Pillow's own conversion would show the hidden colours, often black, and clip 16-bit grey to white.)
-    """
-    if image.mode.startswith("I"):
-        high = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(high).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 DuckDB refuses a whole text file for one byte that is not UTF-8, and a JSON file for one half of a surrogate pair. Such
 a file is read from a copy in which `MARK` stands where U+FFFD belongs, so that its rows can be told. Parquet is copied
-only when DuckDB meets such a string. Checking a text file costs about a second a GB; remote ones are fetched first, for
-they are read more than once.
+only when DuckDB meets such a string. Remote text is fetched first, for it is read more than once.
 """
 
 import codecs

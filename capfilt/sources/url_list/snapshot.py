@@ -16,7 +16,7 @@ from capfilt.errors import DataError, RunError
 from capfilt.fingerprint import fingerprint
 from capfilt.shards import ShardWriter
 from capfilt.source import Source, source_name
-from capfilt.sources.columns import Columns, _take_hash, key_of
+from capfilt.sources.columns import Columns, key_of, take_hash
 from capfilt.sources.url_list.files import find_files
 from capfilt.sources.url_list.mend import MARK, Copies
 from capfilt.sources.url_list.reading import Reading
@@ -80,7 +80,7 @@ def list_rows(record: Record) -> Iterator[Row]:
     key = _sound(key_of(values, columns, record.default_key))
     url = _sound((optional_text(values.get(columns.url or "")) or "").strip()) or None
     meta = {alias: plain(values[name]) for alias, name in _others(tuple(values), columns) if values[name] is not None}
-    hashes = {kind: _take_hash(meta, kind) for kind in ("sha256", "md5")}
+    hashes = {kind: take_hash(meta, kind) for kind in ("sha256", "md5")}
     for n, (text, mended) in enumerate(texts(values.get(columns.text or ""))):
         mended = mended or MARK in (text or "")
         told = json.dumps(meta | {"text_mended": True} if mended else meta, sort_keys=True, ensure_ascii=False)

@@ -7,7 +7,7 @@ and none is the name of a url column.
 
 Cells are text. A column whose every value is a number, none with leading zeros, is one in the filter and in records;
 true and false likewise. Finding that out reads the file once, to its end, so a broken line is found before any row is
-given: 3 s for a million rows of nine columns.
+given. A million rows of eleven columns (258 MB), filtered and 100,000 of them drawn, took 6.6 s of CPU and 315 MB.
 """
 
 import csv

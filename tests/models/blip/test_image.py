@@ -13,7 +13,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from capfilt.errors import CheckpointError
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.image import ImageProcessor, read_processor, to_rgb
+from capfilt.models.blip.image import ImageProcessor, read_processor
+from capfilt.rgb import to_rgb
 
 SIZES = [(1, 1), (37, 91), (384, 384), (500, 333), (1023, 17), (33, 1200), (32, 32)]
 

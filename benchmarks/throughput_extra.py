@@ -1,0 +1,167 @@
+"""Beside the contenders: several captions an image, two processes, growth with the work's size, the whole pipeline."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.throughput_engine import Engine, captioner, judge
+from benchmarks.throughput_inputs import PROMPT, Inputs, make_inputs
+from capfilt.engine import Done
+from capfilt.load import validate
+from capfilt.plan import make_plan
+from capfilt.pool import run_ray
+
+_engine: Engine | None = None
+
+
+def alternated(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Median of each over the rounds; every other round runs them in the opposite order."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
+            found[name].append(ways[name]())
+    return {name: median(values) for name, values in found.items()}
+
+
+def five_captions(inputs: Inputs, new_tokens: int, images: int, rounds: int) -> float:
+    """The captioner's time for 5 captions an image over that for 1, vision and all."""
+    blip = captioner(inputs, new_tokens)
+    out = inputs.shard.with_name("n5.parquet")
+
+    def seconds(samples: int) -> float:
+        engine = Engine(blip, blip, samples=samples, judged=False)
+        return engine.run(inputs.shard, out, images)
+
+    seconds(1)
+    spent = alternated({"one": lambda: seconds(1), "five": lambda: seconds(5)}, rounds)
+    return spent["five"] / spent["one"]
+
+
+def _start(inputs: Inputs, new_tokens: int) -> None:
+    global _engine
+    torch.set_num_threads(1)
+    _engine = Engine(captioner(inputs, new_tokens), judge(inputs))
+
+
+def _work(inputs: Inputs, images: int, first: int) -> float:
+    assert _engine is not None
+    return _engine.run(inputs.shard, inputs.shard.with_name(f"actor-{first}.parquet"), images, first)
+
+
+class Actors:
+    """Processes of one torch thread, each with both models, as the pipeline's workers."""
+
+    def __init__(self, inputs: Inputs, new_tokens: int, count: int) -> None:
+        self._inputs = inputs
+        spawn = multiprocessing.get_context("spawn")
+        self._stack = ExitStack()
+        self._pools = [
+            self._stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(inputs, new_tokens)))
+            for _ in range(count)
+        ]
+        self.seconds(1, count)
+
+    def seconds(self, images: int, count: int) -> float:
+        """Until each of `count` of them has done `images` of its own."""
+        started = time.perf_counter()
+        half = len(self._inputs.uids) // len(self._pools)
+        futures = [pool.submit(_work, self._inputs, images, i * half) for i, pool in enumerate(self._pools[:count])]
+        for future in futures:
+            future.result()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """End the processes."""
+        self._stack.close()
+
+
+def two_actors(inputs: Inputs, new_tokens: int, images: int, rounds: int) -> dict[str, float]:
+    """Images/s of one process of one thread and of two at once."""
+    actors = Actors(inputs, new_tokens, 2)
+    ways = {str(count): lambda count=count: actors.seconds(images, count) for count in (1, 2)}
+    spent = alternated(ways, rounds)
+    actors.close()
+    return {
+        "one_actor": images / spent["1"],
+        "two_actors": 2 * images / spent["2"],
+        "two_actors_over_one": 2 * spent["1"] / spent["2"],
+    }
+
+
+def growth(folder: Path, shape: str, inputs: Inputs, new_tokens: int, images: int) -> dict[str, list[Any]]:
+    """Images/s of fp32, two towers, all cores, as one measure of the work grows; one run a point."""
+    reader, filter_ = captioner(inputs, new_tokens), judge(inputs)
+    base = Engine(reader, filter_)
+    out = folder / "growth.parquet"
+
+    def speed(engine: Engine, data: Inputs = inputs) -> float:
+        return round(images / engine.run(data.shard, out, images), 4)
+
+    speed(base)
+    found: dict[str, list[Any]] = {}
+    found["batch_size"] = [[size, speed(replace(base, batch_size=size))] for size in (1, 4, 16) if size <= images]
+    found["texts"] = [[texts + 1, speed(replace(base, web_texts=texts))] for texts in (0, 1, 3, 7)]
+    found["new_tokens"] = []
+    for tokens in (10, 20, 40):
+        length = len(reader.tokenizer.prompt(PROMPT)) + tokens
+        reader.decoding = reader.decoding.model_copy(update={"min_length": length, "max_length": length})
+        found["new_tokens"].append([tokens, speed(base)])
+    found["image_size"] = []
+    side = reader.image_size
+    for size in (side * 7 // 12, side):
+        size -= size % reader.config.vision.patch_size
+        data = make_inputs(folder / f"size-{size}", shape, images, size)
+        engine = Engine(captioner(data, new_tokens), judge(data))
+        speed(engine, data)
+        found["image_size"].append([size, speed(engine, data)])
+    return found
+
+
+def pipeline(folder: Path, shape: str, images: int, shards: int, new_tokens: int) -> dict[str, Any]:
+    """`capfilt run` on Ray against the same models bare, both in two workers of one thread where there are two cores.
+
+    `pipeline_seconds`: of all workers, at the pace of their later shards; the first of each, the slowest, loads modules
+    and models.
+    """
+    inputs = make_inputs(folder, shape, images)
+    workers = min(torch.get_num_threads(), 2)
+    actors = Actors(inputs, new_tokens, workers)
+    bare = actors.seconds(images // workers, workers) * workers
+    actors.close()
+    (folder / "in").mkdir()
+    table = pq.read_table(inputs.shard).rename_columns(["key", "text", "image"])
+    pq.write_table(table, folder / "in/web.parquet")
+    spent: dict[str, list[float]] = {}
+
+    def note(done: Done) -> None:
+        if "caption" in done.stage or "score" in done.stage:
+            spent.setdefault(done.stage, []).append(done.seconds)
+
+    started = time.perf_counter()
+    run_ray(make_plan(validate(_settings(folder, inputs, images // shards, new_tokens), "bench"), folder / "run"), note)
+    wall = time.perf_counter() - started
+    steady = sum(median(sorted(seconds)[: max(shards - workers, 1)]) * shards for seconds in spent.values())
+    found = {"images": images, "shards": shards, "model": shape, "bare_seconds": bare, "pipeline_seconds": steady}
+    return found | {"pipeline_over_bare": steady / bare, "wall_seconds": wall}
+
+
+def _settings(folder: Path, inputs: Inputs, rows: int, new_tokens: int) -> dict[str, Any]:
+    length = len(captioner(inputs, 1).tokenizer.prompt(PROMPT)) + new_tokens
+    decoding = {"prompt": PROMPT, "min_length": length, "max_length": length}
+    return {
+        "name": "bench",
+        "sources": [{"type": "parquet", "path": str(folder / "in")}],
+        "ingest": {"rows_per_shard": rows},
+        "caption": {"model": str(inputs.captioner), "decoding": decoding, "device": "cpu"},
+        "score": {"model": str(inputs.filter), "device": "cpu"},
+        "dedup": {"exact": False, "perceptual": None, "semantic": None, "url_text": False},
+    }

@@ -1,0 +1,132 @@
+"""The model's arithmetic, by formula, and what the machine's matrix products reach: what "near the limit" means.
+
+Counted are the products of linear layers, attention and patches, two operations a multiply-add, as the model is
+written: keys and values of every state are built for cross-attention. Where few queries ask, capfilt leaves them out
+(`models.blip.cross`): `executed_gflop` counts that, and is what shares of the peak are taken of.
+"""
+
+import time
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+from capfilt.models.blip.config import MEDConfig
+from capfilt.models.blip.cross import FEW_ROWS
+from capfilt.models.blip.packed import THERE, Packed
+
+
+def linear(rows: int, inputs: int, outputs: int) -> int:
+    """FLOP of (rows, inputs) x (inputs, outputs)."""
+    return 2 * rows * inputs * outputs
+
+
+def vision_flop(config: MEDConfig) -> int:
+    """One image through the tower."""
+    v = config.vision
+    patches, width = v.grid**2, v.width
+    states = patches + 1
+    layer = linear(states, width, 4 * width) + 2 * linear(states, width, v.mlp_width)
+    layer += 2 * linear(states, width, states)  # q k^T and p v, all heads
+    return linear(patches, 3 * v.patch_size**2, width) + v.layers * layer
+
+
+def cross_kv_flop(config: MEDConfig) -> int:
+    """Keys and values of one image for all text layers."""
+    return config.text.layers * 2 * linear(_states(config), config.vision.width, config.text.width)
+
+
+def text_flop(config: MEDConfig, tokens: int, seen: int, cross: bool) -> int:
+    """Tokens through the text layers, each of which sees `seen` of its text; with `cross`, and built keys."""
+    t = config.text
+    layer = linear(tokens, t.width, 4 * t.width) + 2 * linear(tokens, t.width, t.mlp_width)
+    layer += 2 * linear(tokens, t.width, seen)
+    if cross:
+        layer += 2 * linear(tokens, t.width, t.width) + 2 * linear(tokens, t.width, _states(config))
+    return t.layers * layer
+
+
+def absorbed_flop(config: MEDConfig, tokens: int) -> int:
+    """What cross-attention of these rows costs without keys, in place of `cross_kv_flop` and its two products."""
+    t, width = config.text, config.vision.width
+    through = 2 * linear(tokens, t.width, width)  # each head's W_k and W_v: heads x (K x D)
+    return t.layers * (through + 2 * linear(tokens * t.heads, width, _states(config)))
+
+
+def decode_flop(config: MEDConfig, prompt: int, new_tokens: int) -> int:
+    """One caption from built keys: the prompt and all new tokens but the last, and the vocabulary for each new one."""
+    tokens = prompt + new_tokens - 1
+    t = config.text
+    layers = text_flop(config, prompt, prompt, cross=True)
+    layers += sum(text_flop(config, 1, seen, cross=True) for seen in range(prompt + 1, tokens + 1))
+    return layers + new_tokens * (linear(1, t.width, t.width) + linear(1, t.width, t.vocab_size))
+
+
+def match_flop(config: MEDConfig, lengths: list[int]) -> int:
+    """ITM (from built keys) and ITC of texts with these token counts."""
+    return sum(
+        text_flop(config, length, length, cross=True) + text_flop(config, length, length, cross=False)
+        for length in lengths
+    )
+
+
+def image_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list[int], shared: bool = False) -> int:
+    """One image captioned once and judged with texts of these token counts, as the model is written."""
+    towers = 1 if shared else 2
+    return (
+        towers * vision_flop(config)
+        + 2 * cross_kv_flop(config)
+        + decode_flop(config, prompt, new_tokens)
+        + match_flop(config, lengths)
+    )
+
+
+def executed_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list[int], shared: bool = False) -> int:
+    """The same, less what absorbed cross-attention leaves out where it is used (fp32 on a CPU).
+
+    Up to 0.5 % too much at base shape: the last layer goes on with the first token of each judged text alone.
+    """
+    tokens = prompt + new_tokens - 1
+    return (
+        image_flop(config, prompt, new_tokens, lengths, shared)
+        - saved_flop(config, tokens, tokens + 1)
+        - saved_flop(config, sum(lengths), sum(lengths))
+    )
+
+
+def saved_flop(config: MEDConfig, tokens: int, room: int) -> int:
+    """What an image's `tokens` query rows save by absorbed cross-attention, where `room` rows allow it; else 0."""
+    if room > FEW_ROWS:
+        return 0
+    asking = config.text.layers * 2 * linear(tokens, config.text.width, _states(config))
+    return cross_kv_flop(config) + asking - absorbed_flop(config, tokens)
+
+
+def _states(config: MEDConfig) -> int:
+    return config.vision.grid**2 + 1
+
+
+@torch.inference_mode()
+def gemm_peak(repeats: int = 3) -> float:
+    """GFLOP/s of float32 products with all of torch's threads: the best of MKL and oneDNN and two shapes, medians."""
+    best = 0.0
+    for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
+        x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+        ways = [lambda x=x, w=weight: F.linear(x, w)]
+        if THERE:
+            packed = Packed(weight)
+            ways.append(lambda x=x, p=packed: p(x))
+        for way in ways:
+            best = max(best, linear(rows, inputs, outputs) / median(_seconds(way, repeats)) / 1e9)
+    return best
+
+
+def _seconds(call: object, repeats: int) -> list[float]:
+    assert callable(call)
+    call()
+    spent = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - started)
+    return spent

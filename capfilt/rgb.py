@@ -1,0 +1,18 @@
+"""Colours as the models see them. Apart, so that whoever only looks at files need not load torch (190 MB)."""
+
+import numpy as np
+from PIL import Image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent is laid over white, as transformers does since 5.x, and 16-bit grey keeps its high byte.
+
+    (Pillow's own conversion would show the hidden colours, often black, and clip 16-bit grey to white.)
+    """
+    if image.mode.startswith("I"):
+        high = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(high).convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
