@@ -15,28 +15,15 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from capfilt.download.arrival import Arrival
 from capfilt.download.opener import Opener, Outcome
 from capfilt.download.spool import Place, Spool
 from capfilt.errors import ConfigError
 from capfilt.source import Download
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What became of one URL."""
-
-    image: bytes | None
-    """The body as it was sent."""
-    reason: str | None
-    """Why there is none: one of `capfilt.download.reasons`."""
-    told: str
-    notes: dict[str, str]
-    """url (where redirects ended, if elsewhere), x_robots_tag, robots_txt: as far as there is something to tell."""
 
 
 class Crew:

@@ -14,12 +14,11 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capfilt.blocked import Blocked
-from capfilt.download.crew import Arrival, Crew
-from capfilt.download.resize import Resize
-from capfilt.errors import RunError
+from capfilt.download.arrival import Arrival
+from capfilt.errors import ConfigError, RunError
 from capfilt.images import ImageError
 from capfilt.pipeline import Ingest
 from capfilt.shards import batches, manifest
@@ -28,6 +27,10 @@ from capfilt.sources.base import RawRow, cut, some
 from capfilt.sources.hashes import mismatch
 from capfilt.sources.url_list import LIST, UrlList
 from capfilt.stages.base import Unit
+
+if TYPE_CHECKING:
+    from capfilt.download.crew import Crew
+    from capfilt.download.resize import Resize
 
 LISTS = "lists"
 """Folder in the run."""
@@ -47,7 +50,6 @@ class UrlsReader:
     def __init__(self, source: Source, rules: Ingest, run: Path) -> None:
         self.source, self._rules, self._folder = source, rules, run / LISTS
         self._blocked = Blocked(rules.block_hashes)
-        self._crew: Crew | None = None
 
     def units(self, rows_per_shard: int) -> list[Unit]:
         path = UrlList(self.source).snapshot(self._folder)
@@ -80,7 +82,6 @@ class UrlsReader:
     def _fetched(self, records: list[Record]) -> Iterator[RawRow]:
         refusals = [self._refusal(record) for record in records]
         asked = [record["url"] for record, refused in zip(records, refusals, strict=True) if refused is None]
-        self._crew = self._crew or Crew(self.source.download, self._folder)
         with closing(self._crew.fetch(asked)) as coming:
             for record, refused in zip(records, refusals, strict=True):
                 yield self._row(record, refused or next(coming))
@@ -119,7 +120,20 @@ class UrlsReader:
         return replace(row, meta=meta, image=image, sha256=None, md5=None)
 
     @cached_property
-    def _resize(self) -> Resize:
+    def _crew(self) -> "Crew":
+        """Imported when it is needed: its packages are an extra. Raises ConfigError without them."""
+        try:
+            from capfilt.download.crew import Crew
+        except ImportError as error:
+            raise ConfigError(
+                f"sources of type urls need a package that is not here ({error}): pip install 'capfilt[urls]'"
+            ) from error
+        return Crew(self.source.download, self._folder)
+
+    @cached_property
+    def _resize(self) -> "Resize":
+        from capfilt.download.resize import Resize
+
         return Resize(self.source.download.resize, self.source.download.image_size)
 
     def _check(self, found: Counter[str | None]) -> None:
