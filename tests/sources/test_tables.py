@@ -123,7 +123,7 @@ def test_bad_utf8_is_mended(kind: str, tmp_path: Path, all_rows: Rows) -> None:
 @both
 def test_columns_that_do_not_do(kind: str, tmp_path: Path) -> None:
     for columns, stated, told in [
-        ({"url": ["x"], "text": ["y"]}, {}, r"no image column; it has url, text\. .*img2dataset"),
+        ({"url": ["x"], "text": ["y"]}, {}, r"no image column; it has url, text\. .*type: urls"),
         ({"image": ["x.jpg"]}, {}, "image column 'image' is string; expected binary"),
         ({"image": [b"1"], "alt_text": ["x"]}, {}, "no text column; it has image, alt_text"),
         ({"image": [b"1"], "text": [1]}, {}, "text column 'text' is int64"),
