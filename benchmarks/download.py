@@ -2,7 +2,7 @@
 
 python -m benchmarks.download [--images 5000] [--threads 64] [--rounds 3] [--json benchmarks/results/download.json]
 
-Both fetch the same URLs of about 30 kB from 127.0.0.1, one process and as many threads, and write Parquet; capfilt
+Both fetch the same URLs of 25 kB (mean) from 127.0.0.1, one process and as many threads, and write Parquet; capfilt
 also verifies, decodes, hashes (sha256, pixels, perceptual) and commits. img2dataset runs with resize_mode=no. Each runs
 in a fresh process, in turn. `images/s` are those of the whole call, from its first import to its last file, as a user
 waits for it. `shard` are those of the shard alone, without imports, the list and img2dataset's start of its pool.

@@ -55,7 +55,7 @@ class Board:
 
     def _unmade(self, stage: str) -> set[int]:
         """Shards of a stage that are not there yet, whoever makes them."""
-        makers = (name for name, step in self.steps.items() if stage in (step.makes or (name,)))
+        makers = (name for name, step in self.steps.items() if stage in step.makes)
         return set[int]().union(*(self._open[name] for name in makers))
 
     def part(self, stage: str, shard: int) -> None:

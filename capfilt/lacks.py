@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 from capfilt.models.hub import endpoint, is_here
 from capfilt.pipeline import ModelUse, Pipeline
 from capfilt.source import Source, source_name
+from capfilt.sources.url_list.files import EXTRAS, PACKAGES
 
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-"""Of fsspec's protocols, what must be installed."""
 PUBLIC = "example.com"
 """A name that the whole internet knows."""
 
@@ -34,7 +33,7 @@ def _source(source: Source) -> Iterator[str]:
     scheme, host = urlsplit(source.path).scheme, urlsplit(source.path).hostname
     package = PACKAGES.get(scheme)
     if package and importlib.util.find_spec(package) is None:
-        yield f"{package}: {name}.path is a {scheme}:// address; pip install {package} -c constraints.txt"
+        yield f"{package}: {name}.path is a {scheme}:// address; pip install 'capfilt[{EXTRAS[package]}]'"
     host = endpoint() if scheme == "hf" else host if scheme in ("http", "https") else None
     if host is None and not source.download.allow_hosts and not resolves(PUBLIC):
         yield f"network: {name} asks public hosts, and {PUBLIC} has no address here"

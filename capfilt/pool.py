@@ -113,7 +113,7 @@ class Pool:
         return actor
 
     def _need(self, stage: str) -> Resources:
-        stage, *_ = self.board.steps[stage].makes or (stage,)
+        stage, *_ = self.board.steps[stage].makes
         return self.plan.job.pipeline.resources.get(stage, Resources())  # type: ignore[call-overload, no-any-return]
 
     def _fits(self, need: Resources) -> bool:
@@ -153,7 +153,7 @@ class Pool:
         log.warning("%s: the worker of shard %d died (%d of %d tries)", *work, self.deaths[work], TRIES)
         if self.deaths[work] < TRIES:
             self.board.put_back(*work)
-        elif self.board.steps[actor.stage].makes:
+        elif len(self.board.steps[actor.stage].makes) > 1:
             self.board.part(*work)
         else:
             self.suspects.append(work)

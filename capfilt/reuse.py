@@ -13,13 +13,12 @@ from capfilt.errors import DataError
 from capfilt.fingerprint import fingerprint
 from capfilt.rundir import read_json
 from capfilt.shards import manifest, same_shard, shard_name
-from capfilt.stages.base import Job, Stage
+from capfilt.stages.base import Job, Stage, parts
 
 
 def reuse(job: Job, stage: type[Stage], shard: int) -> bool:
     """Whether an earlier folder had this shard; then it has its second name in the job's own folder."""
-    parts: tuple[type[Stage], ...] = getattr(stage, "parts", (stage,))
-    return all(_again(job, part, shard) for part in parts)
+    return all(_again(job, part, shard) for part in parts(stage))
 
 
 def _again(job: Job, stage: type[Stage], shard: int) -> bool:

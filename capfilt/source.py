@@ -51,7 +51,8 @@ class Download(Part):
 PATIENCE = (
     "threads", "per_host", "timeout", "retries", "backoff", "max_wait", "contact", "block_hosts", "max_error_rate",
 )  # fmt: skip
-"""Settings that may change while a run goes on: for equal answers of the servers they change nothing."""
+"""Settings that may change while a run goes on: for equal answers of the servers they change nothing (but block_hosts,
+which holds for what is asked from then on)."""
 
 
 class Source(Part):

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from capfilt.pipeline import ModelUse, Resources
+from capfilt.pipeline import Resources
 from capfilt.shards import manifest
-from capfilt.stages.base import Job, Stage
+from capfilt.stages.base import Job, Stage, parts
 from capfilt.stages.caption_score import CaptionScore
 
-MAKES = ("caption", "score")
+MAKES = tuple(part.name for part in parts(CaptionScore))
+"""caption, score."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,16 @@ class Step:
     """Shards that are not there; (0,) or () for a stage of scope "all"."""
     why: str
     """"done", "new", "3 of 10 shards are missing", or what changed since the last run."""
-    makes: tuple[str, ...] = ()
-    """Stages whose shards it writes, where they are not its own."""
 
     @property
     def name(self) -> str:
         """The stage's name."""
         return self.stage.name
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Names of the stages whose shards it writes."""
+        return tuple(part.name for part in parts(self.stage))
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Plan:
     @property
     def work(self) -> tuple[Step, ...]:
         """The steps as workers take them: captions and scores that nothing keeps apart are made together."""
-        named, job = self.steps_by_name, self.job
-        apart = {"caption", "score"} - named.keys() or not _one_kind(job)
+        named = self.steps_by_name
+        apart = set(MAKES) - named.keys() or not _one_kind(self.job)
         both = () if apart else tuple(sorted({*named["caption"].todo} & {*named["score"].todo}))
         if not both:
             return self.steps
@@ -52,7 +56,7 @@ class Plan:
             for step in self.steps
         ]
         place = next(i for i, step in enumerate(rest) if step.name == "caption")
-        rest.insert(place, Step(CaptionScore, "", {}, both, "", MAKES))
+        rest.insert(place, Step(CaptionScore, "", {}, both, ""))
         return tuple(rest)
 
     @property
@@ -70,11 +74,9 @@ def _one_kind(job: Job) -> bool:
     """Whether captioner and filter ask for the same of their workers, and see as many images at once."""
     caption, score = job.pipeline.caption, job.pipeline.score
     need = [job.pipeline.resources.get(stage, Resources()) for stage in ("caption", "score")]
-    return need[0] == need[1] and caption is not None and score is not None and _how(caption) == _how(score)
-
-
-def _how(use: ModelUse) -> tuple[str, int]:
-    return use.device, use.batch_size
+    if caption is None or score is None or need[0] != need[1]:
+        return False
+    return (caption.device, caption.batch_size) == (score.device, score.batch_size)
 
 
 def rows(job: Job, index: int) -> int:

@@ -49,7 +49,7 @@ def draw(colour: str, shape: str) -> bytes:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For modules that train: bit-equal sums, no fight for the cores, and the number of threads put back afterwards."""
+    """As stages and trainings set it, for sums equal to the bit; the number of threads is put back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -32,7 +32,7 @@ class RawRow:
     md5: str | None = None
     """32 lower-case hex digits."""
     reason: str | None = None
-    """too_many_bytes, tar_member, download_failed, source_damaged, image_missing."""
+    """too_many_bytes, tar_member, download_failed, source_damaged, image_missing, blocked, or of download.reasons."""
     error: str | None = None
 
 

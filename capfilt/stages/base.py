@@ -98,3 +98,9 @@ class Stage(Protocol):
             CapfiltError: what the user must mend (a source file that is gone); never because of one bad row.
         """
         ...
+
+
+def parts(stage: type[Stage]) -> tuple[type[Stage], ...]:
+    """The stages whose shards it writes: itself, unless it does the work of several (`parts`)."""
+    found: tuple[type[Stage], ...] = getattr(stage, "parts", (stage,))
+    return found

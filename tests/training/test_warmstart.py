@@ -16,7 +16,7 @@ from capfilt.models.blip.checkpoint import save
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.med import MED
 from capfilt.text import pre_caption
-from capfilt.training.warmstart import distill, joint, views
+from capfilt.training.warmstart import distill, feed, joint, views
 from capfilt.training.warmstart.text import choose_vocab, embeddings
 
 
@@ -87,8 +87,8 @@ def test_a_student_learns_and_its_tower_is_saved(stored: Path, tmp_path: Path) -
 
 
 def test_cut_pictures_bring_their_cells_and_their_share_of_the_whole(stored: Path) -> None:
-    batch = distill.Views([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
-    pixels, pooled, maps, inner = distill.cut(batch, np.random.default_rng(1))
+    batch = feed.Views([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
+    pixels, pooled, maps, inner = feed.cut(batch, np.random.default_rng(1))
     foreign = (maps == batch[2].roll(1, 0)).all(-1) & (maps != batch[2]).any(-1)
     share = foreign.float().mean(1)
     assert 0 < share.max() < 1
@@ -104,7 +104,7 @@ def test_cut_pictures_bring_their_cells_and_their_share_of_the_whole(stored: Pat
 
 def test_jitter_keeps_pixels_in_range_and_changes_them() -> None:
     pixels = torch.rand(3, 3, 8, 8)
-    found = distill.jittered(pixels)
+    found = feed.jittered(pixels)
     assert found.min() >= 0
     assert found.max() <= 1
     assert not torch.equal(found, pixels)
@@ -155,15 +155,15 @@ def test_a_checkpoints_tower_goes_on(stored: Path, tmp_path: Path) -> None:
     text = TextConfig(vocab_size=20, width=32, layers=1, heads=1, mlp_width=32, max_positions=8, dec_id=18, sep_id=3)
     med = MED(MEDConfig(vision, text, 16, encoder=True, decoder=False))
     save(med, tmp_path / "blip")
-    student = distill.Student(vision, distill.Views([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
+    student = distill.Student(vision, feed.Views([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
     distill._go_on(student, tmp_path / "blip")
     assert all(torch.equal(a, b) for a, b in zip(student.tower.parameters(), med.vision.parameters(), strict=True))
 
 
 def test_flips_move_pixels_and_cells_together(stored: Path) -> None:
-    batch = distill.as_tensors([np.load(stored / f"{n}.npy") for n in ("pixels", "pooled", "maps", "inner")])
+    batch = feed.as_tensors([np.load(stored / f"{n}.npy") for n in ("pixels", "pooled", "maps", "inner")])
     torch.manual_seed(0)
-    pixels, _, maps, _ = distill.flipped(batch)
+    pixels, _, maps, _ = feed.flipped(batch)
     for i in range(len(pixels)):
         mirrored = bool((pixels[i] == batch[0][i].flip(2)).all())
         cells = batch[2][i].unflatten(0, (8, 8))

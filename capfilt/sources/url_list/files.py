@@ -35,8 +35,10 @@ _UNDERSTOOD = ".parquet, .csv, .tsv, .json, .jsonl or .ndjson (all but Parquet a
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _WEB = ("http://", "https://")
 _MAGIC = re.compile(r"[*?[]")
-_EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-_EXTRA = {"s3fs": "s3", "gcsfs": "gs", "aiohttp": "urls"}
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
+"""Of fsspec's protocols, what must be installed ..."""
+EXTRAS = {"s3fs": "s3", "gcsfs": "gs", "aiohttp": "urls"}
+"""... and the extra of capfilt that has it."""
 _STATES = ("ETag", "etag", "blob_id", "Content-MD5", "md5Hash", "mtime", "LastModified", "Last-Modified", "created")
 """Where filesystems tell that a file has changed; the first that there is."""
 
@@ -130,8 +132,8 @@ def _filesystem(path: str, scheme: str, where: str) -> tuple[Any, str]:
     try:
         fs, root = url_to_fs(path)
     except ImportError as error:
-        package = _EXTRAS.get(scheme)
-        advice = f"{package}: pip install 'capfilt[{_EXTRA[package]}]'" if package else f"a package ({error})"
+        package = PACKAGES.get(scheme)
+        advice = f"{package}: pip install 'capfilt[{EXTRAS[package]}]'" if package else f"a package ({error})"
         raise ConfigError(f"{where}: {path}: {scheme}:// needs {advice}") from error
     except Exception as error:
         raise ConfigError(

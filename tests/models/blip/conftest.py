@@ -1,7 +1,7 @@
 """Tiny BLIP folders written by transformers itself: model, tokenizer and processor, with weights that are not small."""
 
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,12 +170,3 @@ def pixels() -> Callable[[int, int], Tensor]:
         return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
     return make
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the stages set it: with more, attention's sums may depend on how heads are shared out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
