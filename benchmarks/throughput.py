@@ -33,7 +33,7 @@ from benchmarks.throughput_report import markdown, svg
 from benchmarks.throughput_venv import DataJuicer, install
 from capfilt.models.precision import has_bf16
 
-SHARES = {"naive": 8, "batched": 3, "data_juicer": 6, "data_juicer_calls": 6}
+SHARES = {"naive": 8, "batched": 3, "data_juicer": 6, "data_juicer_calls": 6, "capfilt_separate": 1}
 """Of these contenders a round has images / this many images; the others have half of all."""
 
 

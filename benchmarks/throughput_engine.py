@@ -19,7 +19,8 @@ from capfilt.images import decode_image
 from capfilt.models.blip import Blip, Decoding
 from capfilt.models.precision import Precision, apply_precision
 from capfilt.shards import ShardWriter, batches
-from capfilt.stages.rows import Row, model_batches, take_pixels
+from capfilt.stages.batching import ON_CPU
+from capfilt.stages.rows import Row, model_batches, pixels_of
 from capfilt.text import pre_caption
 
 MAX_PIXELS = 89_478_485
@@ -70,7 +71,7 @@ class Engine:
     shared: bool = False
     samples: int = 1
     web_texts: int = 1
-    batch_size: int = 16
+    batch_size: int = ON_CPU
     judged: bool = True
     """Else it only captions."""
     spent: Spent = field(default_factory=Spent, init=False)
@@ -87,7 +88,7 @@ class Engine:
         return self.spent.wall
 
     def _batch(self, rows: list[Row]) -> list[dict[str, Any]]:
-        pixels, uids = take_pixels(rows), [row.uid for row in rows]
+        pixels, uids = pixels_of(rows), [row.uid for row in rows]
         states = self._timed("vision", lambda: self.captioner.encode_images(pixels))
         drawn = self._timed("captions", lambda: self.captioner.captions_of(states, uids, range(self.samples)))
         if not self.judged:

@@ -103,12 +103,13 @@ def growth(folder: Path, shape: str, inputs: Inputs, new_tokens: int, images: in
     base = Engine(reader, filter_)
     out = folder / "growth.parquet"
 
-    def speed(engine: Engine, data: Inputs = inputs) -> float:
+    def speed(engine: Engine, data: Inputs = inputs, images: int = images) -> float:
         return round(images / engine.run(data.shard, out, images), 4)
 
     speed(base)
     found: dict[str, list[Any]] = {}
-    found["batch_size"] = [[size, speed(replace(base, batch_size=size))] for size in (1, 4, 16) if size <= images]
+    sizes = [size for size in (1, 4, 16, 48) if size <= len(inputs.uids)]
+    found["batch_size"] = [[size, speed(replace(base, batch_size=size), images=max(size, images))] for size in sizes]
     found["texts"] = [[texts + 1, speed(replace(base, web_texts=texts))] for texts in (0, 1, 3, 7)]
     found["new_tokens"] = []
     for tokens in (10, 20, 40):

@@ -42,8 +42,9 @@ class ModelUse(Part):
     """Commit of a hub id, 40 hex digits."""
     tokenizer: str | None = None
     """For weights that come without (an official .pth file)."""
-    batch_size: int = Field(default=16, ge=1)
-    """Images in a forward pass; part of the fingerprint, for off the CPU sums differ in their last bits with it."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Images in a forward pass. auto: what pays and fits (`stages.batching`). Part of the fingerprint, for off the CPU
+    sums differ in their last bits with it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """fp32: the reference. int8: CPU, twice as fast at BLIP-base's size. bf16: GPU, or a CPU that multiplies it."""

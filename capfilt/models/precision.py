@@ -36,12 +36,12 @@ from functools import cache
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from capfilt.errors import ConfigError
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.med import MED
+from capfilt.models.blip.packed import gelu
 from capfilt.models.blip.text import LMHead
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -134,7 +134,7 @@ class Int8Head(nn.Module):
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:
         """x (..., D) -> logits (..., V); `word` is not read."""
-        logits: Tensor = self.words(self.head.norm(F.gelu(self.head.dense(x))))
+        logits: Tensor = self.words(self.head.norm(gelu(self.head.dense, x)))
         return logits
 
 

@@ -15,7 +15,8 @@ from capfilt.models.blip.adapter import Blip
 from capfilt.pipeline import Captioning, Pipeline
 from capfilt.schema import CAPTIONS, arrow
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.rows import Record, Row, how, load_model, model_batches, read_rows, take_pixels, write_rows
+from capfilt.stages.batching import Pieces, batch_size
+from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
 
 
 class Caption:
@@ -41,7 +42,13 @@ class Caption:
         return {**drawn, **how(use), "skip_models": pipeline.dedup.skip_models}
 
     def setup(self) -> None:
-        """Load the captioner. Raises as `load_model`."""
+        """Load the model. Raises as `load_model`."""
+        self.load()
+        self.size = batch_size(self.use, [self.blip], self.answer)
+        self._pieces = Pieces(self.answer)
+
+    def load(self) -> None:
+        """The captioner. Raises as `load_model`."""
         self.blip: Blip = load_model(self.use, "captioner")
         self.blip.decoding = self.use.decoding.model_copy(update={"seed": self.use.seed})
 
@@ -49,25 +56,26 @@ class Caption:
         """Caption one shard's images; see `Stage.process`. Raises DataError for damaged inputs."""
         rows = read_rows(self.job, shard, self.inputs, ("web",), skip, only)
         max_pixels = self.job.pipeline.ingest.max_pixels
-        batches = model_batches(rows, self.use.batch_size, [self.blip], max_pixels)
+        batches = model_batches(rows, self.size, [self.blip], max_pixels)
         write_rows(self.job.shard(self.name, shard), arrow(CAPTIONS), self._records(batches), only)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
-            asked = [row for row in batch if row.status == "ok"]
-            found = self.captions(asked, self.blip.encode_images(take_pixels(asked))) if asked else {}
+            found = self._pieces(batch)
             for row in batch:
-                yield record(row, found.get(row.position))
+                yield record(row, found.get(row.position, {}))
 
-    def captions(self, rows: list[Row], states: Tensor) -> dict[int, list[Record]]:
-        """Position -> the row's captions; states (B, P + 1, D) of the rows' images."""
+    def answer(self, rows: list[Row]) -> dict[int, Record]:
+        """Position -> `captions`, of rows with pixels."""
+        return self.captions(rows, self.blip.encode_images(pixels_of(rows)))
+
+    def captions(self, rows: list[Row], states: Tensor) -> dict[int, Record]:
+        """Position -> `captions`; states (B, P + 1, D) of the rows' images."""
         drawn = self.blip.captions_of(states, [row.uid for row in rows], range(self.use.samples))
-        return {
-            row.position: [{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(captions)]
-            for row, captions in zip(rows, drawn, strict=True)
-        }
+        lists = [[{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(some)] for some in drawn]
+        return {row.position: {"captions": captions} for row, captions in zip(rows, lists, strict=True)}
 
 
-def record(row: Row, captions: list[Record] | None) -> Record:
+def record(row: Row, captions: Record) -> Record:
     """The row's columns of `captions`."""
-    return {"uid": row.uid, "captions": captions, "status": row.status, "error": row.error}
+    return {"uid": row.uid, "status": row.status, "error": row.error, **captions}

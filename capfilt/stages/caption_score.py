@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from capfilt.models.blip.adapter import Blip
 from capfilt.pipeline import Pipeline
@@ -19,8 +19,9 @@ from capfilt.schema import CAPTIONS, arrow, score_columns
 from capfilt.shards import ShardWriter
 from capfilt.stages import caption, score
 from capfilt.stages.base import NOTHING, Job
+from capfilt.stages.batching import Pieces, batch_size
 from capfilt.stages.caption import Caption
-from capfilt.stages.rows import Record, Row, model_batches, read_rows, take_pixels
+from capfilt.stages.rows import Record, Row, model_batches, pixels_of, read_rows
 from capfilt.stages.score import Score
 
 
@@ -44,20 +45,22 @@ class CaptionScore:
 
     def setup(self) -> None:
         """Load both models; an equal vision tower once. Raises as `load_model`."""
-        self.caption.setup()
-        self.score.setup()
+        self.caption.load()
+        self.score.load()
         captioner, matcher = self.caption.blip, self.score.blip
         alike = self.caption.use.precision == self.score.use.precision
         self.shared = alike and same_tower(captioner, matcher)
         if self.shared:
             matcher.med.vision = captioner.med.vision
         self._models = [captioner] if same_input(captioner, matcher) else [captioner, matcher]
+        self.size = batch_size(self.score.use, self._models, self.answer)
+        self._pieces = Pieces(self.answer)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
         rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
-        size, max_pixels = self.score.use.batch_size, self.job.pipeline.ingest.max_pixels
-        records = self._records(model_batches(rows, size, self._models, max_pixels))
+        batches = model_batches(rows, self.size, self._models, self.job.pipeline.ingest.max_pixels)
+        records = self._records(batches)
         if only is not None:
             deque(records, maxlen=0)
             return
@@ -73,34 +76,33 @@ class CaptionScore:
     def _records(self, batches: Iterator[list[Row]]) -> Iterator[tuple[Record, Record]]:
         """A row of `captions` and one of `scores`, row by row."""
         for batch in batches:
-            asked = [row for row in batch if row.status == "ok"]
-            web = [i for i, row in enumerate(asked) if row.role == "web"]
-            found: dict[int, list[Record]] = {}
-            states = self._encode(asked, web)
-            if web:
-                found = self.caption.captions([asked[i] for i in web], states[0])
-            for row in asked:
-                row.captions = found.get(row.position)
-            scores = self.score.scores(asked, states[1]) if asked else {}
+            found = self._pieces(batch)
             for row in batch:
-                yield self._captioned(row, found), score.record(row, scores.get(row.position, {}))
+                yield self._captioned(row, found), score.record(row, found.get(row.position, {}).get("scores", {}))
 
-    def _captioned(self, row: Row, found: dict[int, list[Record]]) -> Record:
+    def _captioned(self, row: Row, found: dict[int, Record]) -> Record:
         """A human row was skipped by the captioner, whatever became of its scores."""
-        told = caption.record(row, found.get(row.position))
+        told = caption.record(row, found.get(row.position, {}).get("captions", {}))
         return told if row.role == "web" else {**told, "status": "skipped", "error": None}
 
-    def _encode(self, rows: list[Row], web: list[int]) -> tuple[Tensor, Tensor]:
-        """The states that the captioner sees of the web rows' images, and the filter of all."""
-        none = torch.empty(0)
-        if not rows:
-            return none, none
-        pixels = take_pixels(rows)
-        if self.shared:
-            states = self.score.blip.encode_images(pixels)
-            return states[web], states
-        seen = self.caption.blip.encode_images(pixels[web]) if web else none
-        return seen, self.score.blip.encode_images(pixels if len(self._models) == 1 else take_pixels(rows))
+    def answer(self, rows: list[Row]) -> dict[int, Record]:
+        """Position -> {"captions": columns of the one sidecar, "scores": of the other}, of rows with pixels."""
+        web = [i for i, row in enumerate(rows) if row.role == "web"]
+        pixels = pixels_of(rows)
+        states = self.score.blip.encode_images(pixels) if self.shared else None
+        captions: dict[int, Record] = {}
+        if web:
+            seen = self.caption.blip.encode_images(pixels[web]) if states is None else states[web]
+            captions = self.caption.captions([rows[i] for i in web], seen)
+            del seen
+        for row in rows:
+            row.captions = captions.get(row.position, {}).get("captions")
+        if states is None:
+            states = self.score.blip.encode_images(pixels if len(self._models) == 1 else pixels_of(rows, 1))
+        scores = self.score.scores(rows, states)
+        return {
+            row.position: {"captions": captions.get(row.position, {}), "scores": scores[row.position]} for row in rows
+        }
 
 
 def same_tower(one: Blip, other: Blip) -> bool:

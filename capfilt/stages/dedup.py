@@ -145,7 +145,7 @@ class Dedup:
         """Name and keys of a set, and the links of rows to its images."""
         use = self._job.pipeline.score
         blip = None if part.min_similarity is None else self._blip
-        size = 16 if use is None else use.batch_size
+        size = 16 if use is None or use.batch_size == "auto" else use.batch_size
         images = evalset.read(part, self._job.pipeline.ingest.max_pixels, size, blip)
         return source_name(part), images.keys, _meet(part, images, codes, embedded)
 

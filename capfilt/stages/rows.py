@@ -30,7 +30,8 @@ from capfilt.stages.base import KILLED, Job
 Record = dict[str, Any]
 
 THREADS = 2
-"""Decode images for one model."""
+"""Decode images for one model, with one torch thread each: were they to have teams of their own, OpenMP would find more
+threads than cores, and let the model's wait asleep at each barrier (captioning took half as long again, two cores)."""
 AHEAD = 2
 """Batches that may wait for it."""
 
@@ -57,7 +58,7 @@ class Row:
     image: bytes | None = None
     """The file, until it is decoded."""
     pixels: list[Tensor] = field(default_factory=list)
-    """(3, S, S) float32 for each model, once decoded, until it takes them."""
+    """(3, S, S) float32 for each model, once decoded, until all have answered."""
 
 
 def how(use: ModelUse) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pi
         row.image = None
 
     waiting: deque[tuple[list[Row], list[Future[None]]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for batch in _grouped(rows, size):
             waiting.append((batch, [pool.submit(load, row) for row in batch if row.status == "ok"]))
             if len(waiting) > AHEAD:
@@ -184,9 +185,9 @@ def _arrived(batch: list[Row], decoding: list[Future[None]]) -> list[Row]:
     return batch
 
 
-def take_pixels(rows: Sequence[Row]) -> Tensor:
-    """(B, 3, S, S) float32 of rows with status ok, for the next model; the rows let go of them."""
-    return torch.stack([row.pixels.pop(0) for row in rows])
+def pixels_of(rows: Sequence[Row], model: int = 0) -> Tensor:
+    """(B, 3, S, S) float32 of rows with status ok, for a model of those that `model_batches` was given."""
+    return torch.stack([row.pixels[model] for row in rows])
 
 
 def write_rows(path: Path, schema: pa.Schema, records: Iterable[Record], only: range | None) -> None:

@@ -15,7 +15,8 @@ from capfilt.models.protocols import Match
 from capfilt.pipeline import ModelUse, Pipeline
 from capfilt.schema import arrow, score_columns
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.rows import Record, Row, how, load_model, model_batches, read_rows, take_pixels, write_rows
+from capfilt.stages.batching import Pieces, batch_size
+from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
 from capfilt.text import pre_caption
 
 
@@ -40,23 +41,32 @@ class Score:
         return {**how(pipeline.score), "skip_models": pipeline.dedup.skip_models}
 
     def setup(self) -> None:
-        """Load the filter. Raises as `load_model`."""
+        """Load the model. Raises as `load_model`."""
+        self.load()
+        self.size = batch_size(self.use, [self.blip], self.answer)
+        self._pieces = Pieces(self.answer)
+
+    def load(self) -> None:
+        """The filter. Raises as `load_model`."""
         self.blip: Blip = load_model(self.use, "matcher")
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
         rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
         max_pixels = self.job.pipeline.ingest.max_pixels
-        batches = model_batches(rows, self.use.batch_size, [self.blip], max_pixels)
+        batches = model_batches(rows, self.size, [self.blip], max_pixels)
         schema = arrow(score_columns(self.blip.config.embed_dim))
         write_rows(self.job.shard(self.name, shard), schema, self._records(batches), only)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
-            asked = [row for row in batch if row.status == "ok"]
-            found = self.scores(asked, self.blip.encode_images(take_pixels(asked))) if asked else {}
+            found = self._pieces(batch)
             for row in batch:
                 yield record(row, found.get(row.position, {}))
+
+    def answer(self, rows: list[Row]) -> dict[int, Record]:
+        """Position -> scores and embedding, of rows with pixels."""
+        return self.scores(rows, self.blip.encode_images(pixels_of(rows)))
 
     def scores(self, rows: list[Row], states: Tensor) -> dict[int, Record]:
         """Position -> the row's scores and embedding; states (B, P + 1, D) of the rows' images."""

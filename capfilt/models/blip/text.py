@@ -13,13 +13,12 @@ encoder's and a decoder's version, since the two tasks differ most there (Table 
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.layers import KV, Attention, init_weights
-from capfilt.models.blip.packed import Derived, Linear, Packed, linear
+from capfilt.models.blip.packed import Derived, Linear, Packed, gelu, linear
 
 
 class AttentionBlock(nn.Module):
@@ -57,7 +56,7 @@ class TextLayer(nn.Module):
 
     def feed(self, x: Tensor) -> Tensor:
         """norm(x + mlp(x)), x (..., D)."""
-        out: Tensor = self.norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
+        out: Tensor = self.norm(x + self.dropout(self.down(gelu(self.up, x))))
         return out
 
     def own(self, half: str) -> AttentionBlock:
@@ -122,4 +121,4 @@ class LMHead(nn.Module):
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:
         """x (..., D), word (V, D) -> logits (..., V)."""
-        return linear(self.norm(F.gelu(self.dense(x))), word, self.bias, self._packed)
+        return linear(self.norm(gelu(self.dense, x)), word, self.bias, self._packed)

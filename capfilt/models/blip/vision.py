@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from capfilt.errors import InputError
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.layers import DropPath, attend, init_weights
-from capfilt.models.blip.packed import Linear
+from capfilt.models.blip.packed import Linear, gelu
 
 
 class VisionAttention(nn.Module):
@@ -47,7 +47,7 @@ class VisionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, P + 1, D) -> the same."""
         x = x + self.drop_path(self.attention(self.norm1(x)))
-        out: Tensor = x + self.drop_path(self.down(F.gelu(self.up(self.norm2(x)))))
+        out: Tensor = x + self.drop_path(self.down(gelu(self.up, self.norm2(x))))
         return out
 
 

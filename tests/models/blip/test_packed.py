@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from capfilt.models.blip.packed import THERE, Linear, packs
+from capfilt.models.blip.packed import THERE, Linear, gelu, packs
 
 
 def layer(inputs: int = 48, outputs: int = 72) -> Linear:
@@ -34,6 +34,15 @@ def test_a_row_has_the_same_bits_in_any_batch(inputs: int, outputs: int) -> None
         for rows in (*range(1, 18), 31, 64, 65, 577):
             for start in (0, 3):
                 assert torch.equal(one(x[start : start + rows]), whole[start : start + rows]), rows
+
+
+def test_gelu_of_it_has_the_bits_of_gelu_after_it() -> None:
+    one, x = layer(), torch.randn(5, 3, 48)
+    with torch.inference_mode():
+        assert torch.equal(gelu(one, x), F.gelu(one(x)))
+        assert torch.equal(gelu(one, x[:1, 0]), F.gelu(one(x[:1, 0])))
+    assert torch.equal(gelu(one, x), F.gelu(F.linear(x, one.weight, one.bias)))
+    assert torch.equal(gelu(nn.Identity(), x), F.gelu(x))
 
 
 def test_changed_weights_are_packed_anew() -> None:
