@@ -168,6 +168,7 @@ class Resources(Part):
     """What one actor of a stage takes, and how many there may be."""
 
     num_cpus: float = Field(default=1, ge=0)
+    """An actor that captions or scores on a CPU uses all of them; two actors of one core are as fast and fail apart."""
     num_gpus: float = Field(default=0, ge=0)
     min_actors: int = Field(default=1, ge=1)
     max_actors: int | None = Field(default=None, ge=1)

@@ -5,7 +5,9 @@ it is emulated, at a sixth of fp32's speed.
 
 int8 replaces the large linear layers of a CPU model. Weights have one scale an output, activations one scale a row
 (token), made when they come; products are summed exactly in int32, so a row's result has the same bits whatever rows
-are beside it, and for any number of threads. `torch._int_mm` does the product, as in torchao. Against the other ways
+are beside it, and for any number of threads. oneDNN does the product with weights laid out once, and scales it in
+cache; where torch has not that, `torch._int_mm`, as in torchao, with the same bits: with AMX, 577 rows of 768 -> 3072
+take 2.3 ms by the first and 3.9 by the second, 48 rows 0.28 and 0.46. `_int_mm` against the other ways
 (768 -> 3072, one thread of a processor with AVX512-VNNI, torch 2.13; speed against torch's fp32 `linear`, and the
 relative error of the product):
 
@@ -41,7 +43,7 @@ from torch import Tensor, nn
 from capfilt.errors import ConfigError
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.med import MED
-from capfilt.models.blip.packed import gelu
+from capfilt.models.blip.packed import Derived, gelu
 from capfilt.models.blip.text import LMHead
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -99,6 +101,34 @@ def weight_levels() -> int:
     raise ConfigError("precision int8: this processor's int8 products are not exact; take fp32")
 
 
+@cache
+def packs_int8() -> bool:
+    """Whether torch has oneDNN's product with weights laid out once, which scales its outputs in cache, exact here."""
+    if weight_levels() < 127:
+        return False
+    numbers = torch.arange(79 * 64).view(79, 64).mul(37).remainder(255).sub(127).to(torch.int8)
+    x, weight = numbers[:9], numbers[9:]
+    scale = torch.linspace(0.1, 2, 70)
+    try:
+        packed, zero = _pack(weight)
+        found = _packed_product(x, packed, scale, zero)
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.equal(found, (x.long() @ weight.long().t()).float() * scale)
+
+
+def _pack(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight (O, I) int8 -> as oneDNN wants it, and a zero point for each output."""
+    return torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(len(weight), dtype=torch.int32)
+
+
+def _packed_product(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return out
+
+
 class Int8Linear(nn.Module):
     """`nn.Linear` with int8 weights and an int8 copy of each input row; float32 in and out."""
 
@@ -113,14 +143,21 @@ class Int8Linear(nn.Module):
         self.register_buffer("whole", (weight.detach() / scale).round_().to(torch.int8))
         self.register_buffer("scale", scale[:, 0])
         self.register_buffer("bias", torch.zeros(len(weight)) if bias is None else bias.detach())
+        self._packed: Derived[tuple[Tensor, Tensor]] = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) float32 -> (..., O) float32. A row of zeros gives the bias; one that is not finite stays so."""
         rows = x.reshape(-1, x.shape[-1])
         largest = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
         quantised = (rows * (127 / largest)).round_().to(torch.int8)
-        product = torch._int_mm(quantised, self.whole.t()).float().mul_(self.scale)
-        return torch.addcmul(self.bias, product, largest / 127).view(*x.shape[:-1], -1)
+        return torch.addcmul(self.bias, self._product(quantised), largest / 127).view(*x.shape[:-1], -1)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        """rows (R, I) int8 -> (R, O) float32, scaled; the same bits either way."""
+        if not packs_int8():
+            return torch._int_mm(rows, self.whole.t()).float().mul_(self.scale)
+        packed, zero = self._packed.get([self.whole], lambda: _pack(self.whole))
+        return _packed_product(rows, packed, self.scale, zero)
 
 
 class Int8Head(nn.Module):

@@ -15,7 +15,7 @@ from capfilt.models.blip.adapter import Blip
 from capfilt.pipeline import Captioning, Pipeline
 from capfilt.schema import CAPTIONS, arrow
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.batching import Pieces, batch_size
+from capfilt.stages.batching import Pieces, batch_size, lanes_of
 from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
 
 
@@ -44,8 +44,9 @@ class Caption:
     def setup(self) -> None:
         """Load the model. Raises as `load_model`."""
         self.load()
-        self.size = batch_size(self.use, [self.blip], self.answer)
-        self._pieces = Pieces(self.answer)
+        lanes = lanes_of(self.job.pipeline, "caption", self.blip)
+        self.size = batch_size(self.use, [self.blip], self.answer, lanes)
+        self._pieces = Pieces(self.answer, lanes)
 
     def load(self) -> None:
         """The captioner. Raises as `load_model`."""

@@ -19,7 +19,7 @@ from capfilt.schema import CAPTIONS, arrow, score_columns
 from capfilt.shards import ShardWriter
 from capfilt.stages import caption, score
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.batching import Pieces, batch_size
+from capfilt.stages.batching import Pieces, batch_size, lanes_of
 from capfilt.stages.caption import Caption
 from capfilt.stages.rows import Record, Row, model_batches, pixels_of, read_rows
 from capfilt.stages.score import Score
@@ -53,8 +53,9 @@ class CaptionScore:
         if self.shared:
             matcher.med.vision = captioner.med.vision
         self._models = [captioner] if same_input(captioner, matcher) else [captioner, matcher]
-        self.size = batch_size(self.score.use, self._models, self.answer)
-        self._pieces = Pieces(self.answer)
+        lanes = lanes_of(self.job.pipeline, "caption", captioner)
+        self.size = batch_size(self.score.use, self._models, self.answer, lanes)
+        self._pieces = Pieces(self.answer, lanes)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""

@@ -15,7 +15,7 @@ from capfilt.models.protocols import Match
 from capfilt.pipeline import ModelUse, Pipeline
 from capfilt.schema import arrow, score_columns
 from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.batching import Pieces, batch_size
+from capfilt.stages.batching import Pieces, batch_size, lanes_of
 from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
 from capfilt.text import pre_caption
 
@@ -43,8 +43,9 @@ class Score:
     def setup(self) -> None:
         """Load the model. Raises as `load_model`."""
         self.load()
-        self.size = batch_size(self.use, [self.blip], self.answer)
-        self._pieces = Pieces(self.answer)
+        lanes = lanes_of(self.job.pipeline, "score", self.blip)
+        self.size = batch_size(self.use, [self.blip], self.answer, lanes)
+        self._pieces = Pieces(self.answer, lanes)
 
     def load(self) -> None:
         """The filter. Raises as `load_model`."""

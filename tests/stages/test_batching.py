@@ -10,7 +10,7 @@ from capfilt.errors import CheckpointError, ConfigError
 from capfilt.models.blip.adapter import Blip
 from capfilt.pipeline import ModelUse
 from capfilt.stages import batching
-from capfilt.stages.batching import FIRST, LAST, ON_CPU, Pieces, batch_size, probe
+from capfilt.stages.batching import FIRST, LAST, ON_CPU, Lanes, Pieces, batch_size, probe
 from capfilt.stages.caption_score import CaptionScore
 from capfilt.stages.rows import Record, Row
 
@@ -131,3 +131,23 @@ def test_both_stages_answer_in_halves_with_the_same_bytes(make_job: Any, pairs_r
         stage.process(0)
         found.append([job.shard(part, 0).read_bytes() for part in ("caption", "score")])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_lanes_share_out_in_order_and_raise_when_all_have_ended(count: int) -> None:
+    lanes, threads, ended = Lanes(count), set[int](), list[int]()
+
+    def work(items: list[int]) -> list[int]:
+        threads.add(torch.get_num_threads())
+        if 3 in items:
+            raise MemoryError
+        ended.extend(items)
+        return items
+
+    assert [i for part in lanes.map(work, [0, 1, 2]) for i in part] == [0, 1, 2]
+    assert count == 1 or threads == {1}
+    ended.clear()
+    with pytest.raises(MemoryError):
+        lanes.map(work, list(range(8)))
+    failed = next(part for part in (range(i * 8 // count, (i + 1) * 8 // count) for i in range(count)) if 3 in part)
+    assert sorted(ended) == [item for item in range(8) if item not in failed]

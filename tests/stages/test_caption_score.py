@@ -65,6 +65,20 @@ def test_bytes_do_not_depend_on_the_batch_size(make_job: Make, mixed: list[Recor
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("stages", [(CaptionScore,), (Caption, Score)])
+def test_bytes_do_not_depend_on_a_workers_cores(make_job: Make, mixed: list[Record], stages: tuple[type[Any]]) -> None:
+    found = []
+    for cores in (1, 2, 3):
+        resources = {stage: {"num_cpus": cores} for stage in ("caption", "score")}
+        job = make_job([mixed], name=str(cores), caption=QUICK, resources=resources)
+        for stage in stages:
+            made = ready(stage, job)
+            assert made._pieces._lanes.count == cores
+            made.process(0)
+        found.append(files(job))
+    assert found[0] == found[1] == found[2]
+
+
 def test_an_equal_tower_runs_once_an_image(
     make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:

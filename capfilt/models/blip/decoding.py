@@ -117,7 +117,7 @@ def generate(
         return [[] for _ in uids]
     draws = len(samples) if decoding.method == "nucleus" else 1
     rows = decoding.num_beams if decoding.method == "beam" else draws
-    keys = image_keys(med.text, image_states, rows * decoding.max_length)
+    keys = image_keys(med.text, image_states, rows * decoding.max_length, decoding=True)
     decoder = CachedDecoder(med, keys, len(uids), decoding.max_length)
     prompt = prompt_ids.to(image_states.device).expand(len(uids), -1)
     sep = med.config.text.sep_id

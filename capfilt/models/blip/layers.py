@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.models.blip.packed import Linear
+from capfilt.models.blip.packed import Derived, Linear
 
 KV = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, H, S, K)."""
@@ -41,6 +41,14 @@ class Attention(nn.Module):
         self.key = Linear(kv_width or width, width)
         self.value = Linear(kv_width or width, width)
         self.out = Linear(width, width)
+        self._value_by_head: Derived[Tensor] = Derived()
+
+    def value_by_head(self) -> Tensor:
+        """The value's weights as (H, D_kv, K), contiguous, made once (`cross`)."""
+        weight = self.value.weight
+        return self._value_by_head.get(
+            [weight], lambda: weight.detach().unflatten(0, (self.heads, -1)).transpose(1, 2).contiguous()
+        )
 
     def split(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, H, L, K)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from capfilt.models.blip import cross
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.cross import Absorbed, Built, ImageKeys, image_keys
+from capfilt.models.blip.cross import Built, ImageKeys, RowByRow, Together, image_keys
 from capfilt.models.blip.ragged import _padded, first_tokens
 
 
@@ -29,7 +29,8 @@ def rows(blip: Blip, counts: list[int]) -> Tensor:
 
 
 def both(blip: Blip, images: Tensor) -> dict[str, ImageKeys]:
-    return {"absorbed": Absorbed.build(images), "built": Built(blip.med.text.cross_kv(images))}
+    keys = {"together": Together.build(images), "row by row": RowByRow(images)}
+    return {**keys, "built": Built(blip.med.text.cross_kv(images))}
 
 
 @torch.inference_mode()
@@ -66,8 +67,9 @@ def test_which_kind(folders: Any) -> None:
     images = states(blip, 2)
     assert isinstance(image_keys(blip.med.text, images, 1), Built), "not in inference mode"
     with torch.inference_mode():
-        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS), Absorbed)
-        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS + 1), Built)
+        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS), Together)
+        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS, decoding=True), RowByRow)
+        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS + 1, decoding=True), Built)
         swapped = copy.deepcopy(blip.med.text)
         attention: Any = swapped.layers[1].cross_attention.attention
         attention.value = nn.Sequential(attention.value)
