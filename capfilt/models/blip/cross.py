@@ -86,12 +86,11 @@ class Absorbed(ABC):
     def seen(self, layer: int, attention: Attention, x: Tensor, counts: Sequence[int]) -> Tensor:
         """See `ImageKeys.seen`."""
         rows, heads = len(x), attention.heads
-        room = (0, 0, 0, max(4 - rows, 0))
-        q = F.pad(attention.query(x), room).view(-1, heads, attention.key.out_features // heads)  # (R, H, K)
+        q = _four(attention.query(x)).view(-1, heads, attention.key.out_features // heads)  # (R, H, K)
         key = attention.key.weight.view(heads, q.shape[-1], -1)
         asked = torch.bmm((q * q.shape[-1] ** -0.5).transpose(0, 1), key)  # (H, R, D_vision)
         mixed = self._look(asked[:, :rows].transpose(0, 1), counts)
-        mixed = F.pad(mixed, (0, 0, *room)).transpose(0, 1)  # (H, R, D_vision)
+        mixed = _four(mixed).transpose(0, 1)  # (H, R, D_vision)
         out = torch.bmm(mixed, attention.value_by_head()).transpose(0, 1)[:rows]  # (R, H, K)
         return out.flatten(1) + attention.value.bias
 
@@ -102,6 +101,12 @@ class Absorbed(ABC):
     @abstractmethod
     def of(self, images: Sequence[int]) -> "Absorbed":
         """See `ImageKeys.of`."""
+
+
+def _four(rows: Tensor) -> Tensor:
+    """(R, ...) -> the same, filled up with zeros to four rows."""
+    lacking = 4 - len(rows)
+    return rows if lacking <= 0 else torch.cat([rows, rows.new_zeros(lacking, *rows.shape[1:])])
 
 
 class Together(Absorbed):
@@ -138,7 +143,7 @@ class RowByRow(Absorbed):
 
     def _look(self, asked: Tensor, counts: Sequence[int]) -> Tensor:
         if len(set(counts)) == 1:
-            return _attended(asked.unflatten(0, (-1, counts[0])), self._states).flatten(0, 1)
+            return _attended(asked.reshape(-1, counts[0], *asked.shape[1:]), self._states).flatten(0, 1)
         parts = zip(torch.split(asked, list(counts)), self._states, strict=True)
         return torch.cat([_attended(part[None], states[None])[0] for part, states in parts])
 

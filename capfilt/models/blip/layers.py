@@ -47,7 +47,7 @@ class Attention(nn.Module):
         """The value's weights as (H, D_kv, K), contiguous, made once (`cross`)."""
         weight = self.value.weight
         return self._value_by_head.get(
-            [weight], lambda: weight.detach().unflatten(0, (self.heads, -1)).transpose(1, 2).contiguous()
+            [weight], lambda: weight.detach().view(self.heads, -1, weight.shape[1]).transpose(1, 2).contiguous()
         )
 
     def split(self, x: Tensor) -> Tensor:

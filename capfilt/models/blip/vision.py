@@ -4,6 +4,7 @@ Its output is computed once an image and serves ITC (the class token), ITM and d
 """
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from capfilt.errors import InputError
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.layers import DropPath, attend, init_weights
-from capfilt.models.blip.packed import Linear, add_to, gelu
+from capfilt.models.blip.packed import Derived, Linear, Packed, add_to, gelu, packs
 
 AT_ONCE = 2
 """Images of a pass on a CPU in fp32. oneDNN's product takes a fifth longer for 577 rows, nine blocks and one row, than
@@ -30,11 +31,20 @@ class VisionAttention(nn.Module):
         self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
+        self._thirds: Derived[list[Packed]] = Derived()
 
     def seen(self, x: Tensor) -> Tensor:
         """(B, P + 1, D) -> the same, before `out`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (part.view(*x.shape[:-1], self.heads, -1).transpose(1, 2) for part in self._parts(x))
         return attend(q, k, v).transpose(1, 2).flatten(2)
+
+    def _parts(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values; on a CPU a product each, whose rows SDPA reads 8 % faster than all three's."""
+        qkv = self.qkv
+        if not (isinstance(qkv, Linear) and packs(x, qkv.weight)):
+            return qkv(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
+        packed = self._thirds.get([qkv.weight], lambda: [Packed(part) for part in qkv.weight.chunk(3)])
+        return [one(x, bias) for one, bias in zip(packed, qkv.bias.chunk(3), strict=True)]
 
 
 class VisionBlock(nn.Module):
