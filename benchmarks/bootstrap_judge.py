@@ -1,0 +1,68 @@
+"""What models do in the experiment besides learning: caption images, judge texts, be tested."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.bootstrap_model import Images, Pair
+from capfilt.evaluation.captions import cider
+from capfilt.evaluation.retrieval import ranks_i2t, ranks_t2i, recalls
+from capfilt.models.blip import Blip, Decoding
+from capfilt.text import pre_caption
+
+NUCLEUS = Decoding(
+    method="nucleus", top_p=0.9, temperature=0.7, repetition_penalty=1.1, min_length=6, max_length=26, prompt=""
+)
+BEAM = Decoding(method="beam", num_beams=3, repetition_penalty=1.1, min_length=6, max_length=26, prompt="")
+_BATCH = 64
+
+
+def caption(
+    model: Blip, images: Images, rows: Sequence[int], decoding: Decoding, samples: Sequence[int]
+) -> list[list[str]]:
+    """For each row one prepared caption a sample number; "" where nothing was said."""
+    model.decoding = decoding
+    found: list[list[str]] = []
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        drawn = model.captions_of(_states(model, images, part), [str(row) for row in part], samples)
+        found += [[pre_caption(one.text) for one in row] for row in drawn]
+    return found
+
+
+def judge(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """(len(pairs),) P(match) of ITM; 0 for an empty text."""
+    found = np.zeros(len(pairs))
+    some = [i for i, (_, text) in enumerate(pairs) if text]
+    for start in range(0, len(some), _BATCH):
+        part = some[start : start + _BATCH]
+        states = _states(model, images, [pairs[i][0] for i in part])
+        logits = model.itm_logits(states, [pairs[i][1] for i in part], torch.arange(len(part)))
+        found[part] = logits.softmax(-1)[:, 1].double().numpy()
+    return found
+
+
+def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
+    """Retrieval by ITC, one text an image, and CIDEr of beam search's captions; ranks and scores an image as well."""
+    states = _states(model, images, rows)
+    scores = (model.embed_images(states) @ model.embed_texts(texts).T).double().numpy()
+    index = np.arange(len(rows), dtype=np.int64)
+    t2i, i2t = ranks_t2i(scores, index), ranks_i2t(scores, index)
+    said = [row[0] for row in caption(model, images, rows, BEAM, [0])]
+    found = cider(said, [[text] for text in texts])
+    return {
+        **recalls(t2i, i2t),
+        "cider": found.mean,
+        "t2i_ranks": t2i.tolist(),
+        "i2t_ranks": i2t.tolist(),
+        "cider_each": found.each.tolist(),
+        "captions": said[:8],
+    }
+
+
+@torch.inference_mode()
+def _states(model: Blip, images: Images, rows: Sequence[int]) -> torch.Tensor:
+    return model.encode_images(images.take(rows))

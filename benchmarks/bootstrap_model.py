@@ -1,0 +1,176 @@
+"""The experiment's MED and its training: capfilt's own text transformer, heads and objective over cached features.
+
+The vision tower is a projection of EfficientNet-Lite0's cached features with the interface that MED expects of a ViT:
+(B, 1 + cells, D), the pooled token first. All else is the product's: ITC with momentum queue and soft targets, ITM with
+hard negatives, LM; sampling; scoring.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.bootstrap_features import Features
+from capfilt.models.blip import Blip
+from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
+from capfilt.models.blip.image import ImageProcessor
+from capfilt.models.blip.layers import init_weights
+from capfilt.models.blip.med import MED
+from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
+from capfilt.models.protocols import TrainBatch
+from capfilt.training.objective import BlipObjective, ObjectiveConfig
+from capfilt.training.parts import OptimPart
+from capfilt.training.schedule import learning_rate
+from capfilt.training.towers import take_text
+
+Pair = tuple[int, str]
+"""Row number and text."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What model."""
+
+    width: int = 192
+    layers: int = 3
+    side: int = 4
+    """Cells along a side after pooling."""
+    max_tokens: int = 26
+    feature_drop: float = 0.2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long and how fast one training is."""
+
+    steps: int
+    batch: int
+    lr: float
+    objective: ObjectiveConfig
+    ramp: float = 0.15
+    """Share of the steps over which alpha grows."""
+    warmup: float = 0.1
+    every: int = 1
+    """ITM and LM are part of each step, or of one in so many: ITC alone takes a quarter of the time."""
+
+
+class FeatureTower(nn.Module):
+    """(B, 1280 + cells * C) -> (B, 1 + cells, D); features are standardised by the statistics of `sample`."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, int, int], sample: Tensor, width: int, drop: float) -> None:
+        super().__init__()
+        self.checkpointing, self.shape, self.drop = False, shape, nn.Dropout(drop)
+        pooled, cells, channels = shape
+        each = sample[:, pooled:].reshape(-1, channels)
+        self.register_buffer("mean", torch.cat([sample[:, :pooled].mean(0), each.mean(0).repeat(cells)]))
+        power = each.std(0).sqrt()  # the first axes stay the larger ones
+        self.register_buffer("scale", torch.cat([sample[:, :pooled].std(0), power.repeat(cells)]) + 1e-3)
+        self.pooled, self.cells = nn.Linear(pooled, width), nn.Linear(channels, width)
+        self.position = nn.Parameter(torch.zeros(1, cells, width))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        for layer in (self.pooled, self.cells):
+            init_weights(layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The pooled token stays as the projection makes it; cells get positions."""
+        pooled, cells, channels = self.shape
+        features = self.drop((features - self.mean) / self.scale)
+        whole, parts = features[:, :pooled], features[:, pooled:].unflatten(1, (cells, channels))
+        seen = self.norm(self.cells(parts) + self.position)
+        return torch.cat([self.pooled(whole)[:, None].to(seen.dtype), seen], dim=1)
+
+
+class Images:
+    """The cached features as model inputs, cells pooled to `side` x `side`."""
+
+    def __init__(self, features: Features, side: int) -> None:
+        cells = torch.from_numpy(features.cells)
+        n, views, count, channels = cells.shape
+        grid = int(count**0.5)
+        step = grid // side
+        found = torch.empty(n, views, side * side, channels, dtype=torch.float16)
+        for i in range(views):
+            x = cells[:, i].float().unflatten(1, (side, step, side, step)).mean((2, 4))
+            found[:, i] = x.flatten(1, 2)
+        self.inputs = torch.cat([torch.from_numpy(features.pooled), found.flatten(2)], dim=2)
+        self.shape = (features.pooled.shape[2], side * side, channels)
+
+    def take(self, rows: Sequence[int], views: Sequence[int] | None = None) -> Tensor:
+        """(B, 1280 + cells * C) float32; view 0 unless told."""
+        return self.inputs[list(rows), list(views) if views is not None else [0] * len(rows)].float()
+
+    def sample(self) -> Tensor:
+        """Up to 1024 evenly spaced images, view 0, for the tower's statistics."""
+        return self.take(range(0, len(self.inputs), max(1, len(self.inputs) // 1024)))
+
+
+def build(images: Images, text: Path, shape: Shape, seed: int) -> tuple[MED, TextTokenizer]:
+    """The initialisation of a seed: the warm-started text transformer, all else drawn."""
+    torch.manual_seed(seed)
+    config = TextConfig(**json.loads((text / "text.json").read_text()))
+    vision = VisionConfig(shape.width, 1, shape.width // 64, shape.width, 16 * shape.side, 16)
+    med = MED(MEDConfig(vision, config, 256))
+    med.vision = FeatureTower(images.shape, images.sample(), shape.width, shape.feature_drop)  # type: ignore[assignment]
+    take_text(med.text, text)
+    tokenizer = read_tokenizer(text, config)
+    tokenizer.max_tokens = shape.max_tokens
+    return med, tokenizer
+
+
+def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[Pair]]:
+    """Epoch after epoch in new orders, without end; an epoch's incomplete batch goes on into the next."""
+    rng = np.random.default_rng(seed)
+    waiting: list[Pair] = []
+    while True:
+        while len(waiting) < size:
+            waiting += [pairs[i] for i in rng.permutation(len(pairs))]
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair], how: Fit, seed: int) -> float:
+    """Trains in place; the mean loss of the last tenth."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed + 1)
+    objective = BlipObjective(med, tokenizer, how.objective).train()
+    optim = OptimPart(
+        lr=how.lr, min_lr=how.lr / 100, schedule="cosine", warmup_steps=int(how.warmup * how.steps),
+        epochs=how.steps, global_batch=how.batch,
+    )  # fmt: skip
+    named = [(p.dim() > 1, p) for p in objective.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for d, p in named if d is k], "weight_decay": optim.weight_decay * k} for k in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=how.lr)
+    contrastive = how.objective.model_copy(update={"itm": 0.0, "lm": 0.0})
+    feed, views, losses = batches(pairs, how.batch, seed), images.inputs.shape[1], list[float]()
+    for step in range(how.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(optim, step, 1)
+        objective.start_step(min(1.0, step / max(1.0, how.ramp * how.steps)))
+        rows, texts = zip(*next(feed), strict=True)
+        pixels = images.take(rows, rng.integers(views, size=len(rows)).tolist())
+        batch = TrainBatch(pixels, list(texts), torch.tensor(rows), [str(row) for row in rows])
+        objective.config = how.objective if step % how.every == 0 else contrastive
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = objective(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    med.eval()
+    return float(np.mean(losses[-max(1, how.steps // 10) :]))
+
+
+def blip(med: MED, tokenizer: TextTokenizer) -> Blip:
+    """Behind the product's protocols; images go in as states."""
+    return Blip(med, tokenizer, ImageProcessor(med.config.vision.image_size))

@@ -1,0 +1,48 @@
+"""Which rows the bootstrap experiment has, and the one recipe for all of them.
+
+Chosen on a tenth of the training file (`--tune`), see the notes in `results/bootstrap.md`.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from benchmarks.bootstrap_judge import BEAM, NUCLEUS
+from benchmarks.bootstrap_model import Shape
+from capfilt.training.objective import ObjectiveConfig
+
+ROWS = (
+    "raw", "captioner+filter", "filter", "captioner", "control",
+    "beam", "shared", "continued", "two-rounds", "five-captions", "ensemble",
+)  # fmt: skip
+"""In the order in which they are computed; the paper's Tables 1, 12, 2, 4 and 13, then its future work."""
+
+OBJECTIVE = ObjectiveConfig(queue_size=1024, momentum=0.98, hard_floor=1 / 64, itm_alpha=0.5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The same for every row."""
+
+    shape: Shape = field(default_factory=Shape)
+    steps: int = 300
+    batch: int = 64
+    lr: float = 1.5e-3
+    every: int = 3
+    caption_steps: int = 200
+    caption_lr: float = 1e-3
+    filter_steps: int = 100
+    filter_lr: float = 5e-4
+    threshold: float | None = 0.5
+    """Of P(match), the paper's; None: calibrated, see `Lab.threshold`."""
+    calibration: int = 10
+    """One human pair in so many is kept out of every training, for the calibrated threshold."""
+    objective: ObjectiveConfig = field(default_factory=lambda: OBJECTIVE)
+
+    def fingerprint(self, tune: bool, uids: Sequence[str]) -> str:
+        """Of everything that the pieces depend on, but setting and seed."""
+        recipe = asdict(self) | {"objective": self.objective.model_dump()}
+        decodings = [NUCLEUS.model_dump(), BEAM.model_dump()]
+        told = json.dumps([recipe, decodings, tune, list(uids)], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:12]

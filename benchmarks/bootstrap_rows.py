@@ -1,0 +1,227 @@
+"""The experiment's pieces: for one setting and seed the raw model, captioner, filter, captions and scores; then rows.
+
+Each piece is a file in the work folder, written whole or not at all; a rerun computes what is missing. Rows share
+pieces: every row but `raw` builds on the raw model, and its captioner and filter.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import bootstrap_judge as judging
+from benchmarks.bootstrap_data import Row, settings_of
+from benchmarks.bootstrap_model import Fit, Images, Pair, blip, build, fit
+from benchmarks.bootstrap_recipe import Recipe
+from benchmarks.bootstrap_stats import auc
+from capfilt.models.blip.med import MED
+
+Texts = list[list[str]]
+"""Captions, one list an image."""
+Scores = list[list[float]]
+
+
+class Lab:
+    """One setting and seed."""
+
+    def __init__(
+        self, rows: Sequence[Row], images: Images, text: Path, work: Path, setting: str, seed: int, recipe: Recipe,
+        tune: bool = False,
+    ) -> None:  # fmt: skip
+        self.rows, self.images, self.text, self.seed, self.recipe = rows, images, text, seed, recipe
+        uids = [row.uid for row in rows]
+        self.folder = work / recipe.fingerprint(tune, uids) / f"{setting}-{seed}"
+        self.pairs = settings_of(rows, setting, seed, tune)
+        human = [(i, rows[i].human) for i in self.pairs.human]
+        self.calibration = human[:: recipe.calibration]
+        self.human = [pair for k, pair in enumerate(human) if k % recipe.calibration]
+        self.web: list[Pair] = list(zip(self.pairs.web, self.pairs.web_texts, strict=True))
+
+    def piece(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, from its JSON file if it is there."""
+        file = self.folder / f"{name}.json"
+        if not file.is_file():
+            _write(file, lambda path: path.write_text(json.dumps(make())))
+        return json.loads(file.read_text())
+
+    def weights(self, name: str, make: Callable[[MED], None], start: str | None = None) -> MED:
+        """A trained model, from its file if it is there; `start`: another one that it goes on from."""
+        med = self._fresh() if start is None else copy.deepcopy(self.model(start))
+        file = self.folder / f"{name}.pt"
+        if file.is_file():
+            med.load_state_dict(torch.load(file, weights_only=True))
+            return med.eval()
+        make(med)
+        _write(file, lambda path: torch.save(med.state_dict(), path))
+        return med.eval()
+
+    def _fresh(self) -> MED:
+        return build(self.images, self.text, self.recipe.shape, self.seed)[0]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The warm start's."""
+        return build(self.images, self.text, self.recipe.shape, self.seed)[1]
+
+    def pretrained(self, row: str) -> MED:
+        """The model of a row: the same steps, batch and seed whatever the pairs."""
+        start = "row-raw" if row == "continued" else None
+        return self.weights(f"row-{row}", lambda med: self._fit(med, self.dataset(row), self.pretraining, 0), start)
+
+    @property
+    def pretraining(self) -> Fit:
+        """Every row's."""
+        r = self.recipe
+        return Fit(r.steps, r.batch, r.lr, r.objective, every=r.every)
+
+    def _fit(self, med: MED, pairs: Sequence[Pair], how: Fit, noise: int) -> None:
+        fit(med, self.tokenizer, self.images, pairs, how, 1000 * self.seed + noise)
+
+    def model(self, name: str) -> MED:
+        """captioner, filter, filter-2, shared leave from the raw model; captioner@ROW from a row's; row-ROW is that."""
+        kind, _, row = name.partition("@")
+        start, r = f"row-{row or 'raw'}", self.recipe
+        if kind.startswith("row-"):
+            return self.pretrained(kind.removeprefix("row-"))
+        change, steps, lr, noise = {
+            "captioner": ({"itc": 0.0, "itm": 0.0, "label_smoothing": 0.0}, r.caption_steps, r.caption_lr, 1),
+            "filter": ({"lm": 0.0, "positives": True}, r.filter_steps, r.filter_lr, 2),
+            "filter-2": ({"lm": 0.0, "positives": True}, r.filter_steps, r.filter_lr, 3),
+            "shared": ({"positives": True}, r.caption_steps, r.filter_lr, 4),
+        }[kind]
+        how = Fit(steps, r.batch, lr, r.objective.model_copy(update=change))
+        return self.weights(name, lambda med: self._fit(med, self.human, how, noise), start)
+
+    def captions(self, model: str, beam: bool = False, count: int = 1) -> Texts:
+        """`count` captions of each web image."""
+
+        def make() -> Texts:
+            decoding = judging.BEAM if beam else judging.NUCLEUS.model_copy(update={"seed": self.seed})
+            return judging.caption(
+                blip(self.model(model), self.tokenizer), self.images, self.pairs.web, decoding, range(count)
+            )
+
+        found: Texts = self.piece(f"captions-{model}-{'beam' if beam else 'nucleus'}-{count}", make)
+        return found
+
+    def scores(self, model: str, name: str, texts: Texts) -> Scores:
+        """P(match) of each text with its web image, by the filter `model`."""
+
+        def make() -> Scores:
+            flat = [(row, text) for row, each in zip(self.pairs.web, texts, strict=True) for text in each]
+            found = iter(judging.judge(blip(self.model(model), self.tokenizer), self.images, flat).tolist())
+            return [[next(found) for _ in each] for each in texts]
+
+        result: Scores = self.piece(f"scores-{model}-{name}", make)
+        return result
+
+    def threshold(self, model: str) -> float:
+        """The recipe's, or what parts human texts best from others' (Youden's J), on pairs kept out of training."""
+        if self.recipe.threshold is not None:
+            return self.recipe.threshold
+
+        def make() -> float:
+            judge, pairs = blip(self.model(model), self.tokenizer), self.calibration
+            own = judging.judge(judge, self.images, pairs)
+            shifts = range(1, min(4, len(pairs)))
+            wrong = [(a, pairs[(k + shift) % len(pairs)][1]) for shift in shifts for k, (a, _) in enumerate(pairs)]
+            other = judging.judge(judge, self.images, wrong)
+            return max(np.unique(own).tolist(), key=lambda t: float((own >= t).mean() - (other >= t).mean()))
+
+        return float(self.piece(f"threshold-{model}", make))
+
+    def kept(self, filters: Sequence[str], name: str, texts: Texts) -> list[Pair]:
+        """The texts whose mean P(match) reaches the mean threshold, with their images."""
+        scores = [self.scores(model, name, texts) for model in filters]
+        threshold = float(np.mean([self.threshold(model) for model in filters]))
+        found = []
+        for place, (row, each) in enumerate(zip(self.pairs.web, texts, strict=True)):
+            means = [float(np.mean([score[place][k] for score in scores])) for k in range(len(each))]
+            found += [(row, text) for text, mean in zip(each, means, strict=True) if text and mean >= threshold]
+        return found
+
+    def dataset(self, row: str) -> list[Pair]:
+        """D of a row: human pairs, then web and synthetic pairs as the row has them."""
+        match row:
+            case "raw":
+                return self.human + self.web
+            case "filter":
+                return self.human + self.kept(["filter"], "web", self._web)
+            case "captioner":
+                said = zip(self.pairs.web, self.captions("captioner"), strict=True)
+                return self.human + self.web + [(image, each[0]) for image, each in said if each[0]]
+            case "captioner+filter" | "continued":
+                return self.human + self._both(["filter"], self.captions("captioner"), "captions")
+            case "control":
+                size = len(self.dataset("captioner+filter"))
+                raw = self.human + self.web
+                return (raw * (size // len(raw) + 1))[:size] if size > len(raw) else _thinned(raw, size, self.seed)
+            case "beam":
+                return self.human + self._both(["filter"], self.captions("captioner", beam=True), "beam")
+            case "shared":
+                return self.human + self._both(["shared"], self.captions("shared"), "captions")
+            case "five-captions":
+                return self.human + self._both(["filter"], self.captions("captioner", count=5), "five")
+            case "ensemble":
+                return self.human + self._both(["filter", "filter-2"], self.captions("captioner"), "captions")
+            case "two-rounds":
+                first = "@captioner+filter"
+                return self.human + self._both([f"filter{first}"], self.captions(f"captioner{first}"), "captions")
+        raise AssertionError(row)
+
+    def _both(self, filters: Sequence[str], texts: Texts, name: str) -> list[Pair]:
+        return self.kept(filters, "web", self._web) + self.kept(filters, name, texts)
+
+    @property
+    def _web(self) -> Texts:
+        return [[text] for text in self.pairs.web_texts]
+
+    def result(self, row: str) -> dict[str, Any]:
+        """The row's numbers."""
+
+        def make() -> dict[str, Any]:
+            pairs, med = self.dataset(row), self.pretrained(row)
+            texts = [self.rows[i].human for i in self.pairs.test]
+            found = judging.test(blip(med, self.tokenizer), self.images, self.pairs.test, texts)
+            return {"row": row, "pairs": len(pairs), "steps": self.recipe.steps, **self._noise(row), **found}
+
+        out: dict[str, Any] = self.piece(f"result-{row}", make)
+        return out
+
+    def _noise(self, row: str) -> dict[str, float | None]:
+        """The noise ratio, and where truth is known how well the row's filter found it."""
+        if row in ("raw", "captioner", "control"):
+            return {}
+        model = {"shared": "shared", "two-rounds": "filter@captioner+filter"}.get(row, "filter")
+        web = np.array(self.scores(model, "web", self._web))[:, 0]
+        keep = web >= self.threshold(model)
+        found: dict[str, float | None] = {"threshold": self.threshold(model), "web_noise": float(1 - keep.mean())}
+        if row != "filter":
+            name = {"beam": "beam", "five-captions": "five"}.get(row, "captions")
+            said = json.loads((self.folder / f"scores-{model}-{name}.json").read_text())
+            found["synthetic_noise"] = float((np.array(said) < self.threshold(model)).mean())
+        if self.pairs.exchanged is not None:
+            own = ~np.array(self.pairs.exchanged)
+            found["precision"] = float(own[keep].mean()) if keep.any() else None
+            found["recall"] = float(keep[own].mean())
+            found["auc"] = auc(web[own], web[~own])
+        return found
+
+
+def _thinned(pairs: list[Pair], size: int, seed: int) -> list[Pair]:
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:size])
+    return [pairs[i] for i in chosen]
+
+
+def _write(file: Path, save: Callable[[Path], object]) -> None:
+    """Beside it first, then renamed: a file that exists is whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{os.getpid()}-{file.name}")
+    save(temporary)
+    temporary.replace(file)
