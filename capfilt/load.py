@@ -14,9 +14,12 @@ from capfilt.pipeline import Pipeline
 
 _FILES = (
     "base", "sources.*.path", "sources.*.image_root", "sources.*.download.block_hosts", "dedup.decontaminate.*.path",
-    "ingest.block_hashes", "truth.path",
+    "ingest.block_hashes", "truth.path", "evaluate.pairs",
 )  # fmt: skip
-_NAMES = ("caption.model", "score.model", "caption.tokenizer", "score.tokenizer")
+_NAMES = (
+    "caption.model", "score.model", "caption.tokenizer", "score.tokenizer",
+    *(f"pretrain.recipe.model.{key}" for key in ("init", "vision_init", "text_init", "tokenizer")),
+)  # fmt: skip
 
 
 def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeline:

@@ -89,7 +89,7 @@ def parquet_errors(path: str | Path, where: str = "footer") -> Iterator[None]:
 
 
 class RowGroupCache:
-    """Row groups by (path, number), least recently used ones dropped to stay within a number of bytes.
+    """Row groups by (path, number, columns), least recently used ones dropped to stay within a number of bytes.
 
     Bytes are counted as the footer states them after decompression; a value repeated on many rows is stored once
     there and counts once. One row group is always held, however large.
@@ -97,11 +97,11 @@ class RowGroupCache:
 
     def __init__(self, budget: int) -> None:
         self._budget, self._held = budget, 0
-        self._tables: OrderedDict[tuple[str, int], tuple[int, pa.Table]] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, int, tuple[str, ...]], tuple[int, pa.Table]] = OrderedDict()
 
     def get(self, path: str, number: int, columns: Sequence[str], cost: int) -> pa.Table:
         """The row group, read if it is not held; `cost` is its size in bytes. Raises DataError as `read_row_group`."""
-        key = (path, number)
+        key = (path, number, tuple(columns))
         if key not in self._tables:
             while self._tables and self._held + cost > self._budget:
                 self._held -= self._tables.popitem(last=False)[1][0]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from capfilt.config import Part
 from capfilt.models.decoding import Decoding
+from capfilt.rounds.parts import Evaluate, Finetune, Pretrain
 from capfilt.source import Source, source_name
 
 
@@ -118,13 +119,20 @@ class Thresholds(Part):
 class Select(Part):
     """What is kept, decided from stored scores."""
 
-    policy: Literal["itm_threshold", "itc_threshold", "both", "either", "top_k", "keep_all"] = "itm_threshold"
-    """itm_threshold: the paper's. both, either: of ITM and ITC. top_k: the best `top_k` texts of an image by `rank_by`,
+    policy: Literal["itm_threshold", "calibrated", "itc_threshold", "both", "either", "top_k", "keep_all"] = (
+        "itm_threshold"
+    )
+    """itm_threshold: the paper's. calibrated: likewise, with the threshold at which the human rows say that the kept
+    texts have `target_precision`. both, either: of ITM and ITC. top_k: the best `top_k` texts of an image by `rank_by`,
     no threshold. keep_all: whatever is no duplicate and not refused."""
     itm_threshold: float = Field(default=0.5, ge=0, le=1)
     """Least P(match)."""
     itc_threshold: float = Field(default=0.25, ge=-1, le=1)
     """Least cosine."""
+    target_precision: float = Field(default=0.9, gt=0, lt=1)
+    """calibrated: share of the kept texts that shall match."""
+    noise_prior: float = Field(default=0.5, gt=0, lt=1)
+    """calibrated: share of the judged texts that is assumed not to match; 0.5 is as many mismatched as matched."""
     per_source: dict[Literal["web", "synthetic"], Thresholds] = Field(default={})
     top_k: int = Field(default=1, ge=1)
     rank_by: Literal["itm", "itc"] = "itm"
@@ -205,6 +213,38 @@ class Pipeline(Part):
     emit: list[Emit] = Field(default=[EmitParquet(format="parquet")])
     resources: dict[StageName, Resources] = Field(default={})
     truth: Truth | None = None
+    rounds: int = Field(default=1, ge=1)
+    """Of CapFilt: each captions and judges the same pairs with the models that the one before it trained."""
+    round: int = Field(default=0, ge=0)
+    """Which of them this run is; a loop sets it."""
+    pretrain: Pretrain | None = None
+    finetune_captioner: Finetune | None = None
+    finetune_filter: Finetune | None = None
+    evaluate: Evaluate | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether models are trained after `emit`, in rounds."""
+        return self.pretrain is not None
+
+    @property
+    def _has_human(self) -> bool:
+        return any(source.role == "human" for source in self.sources)
+
+    @model_validator(mode="after")
+    def _check_training(self) -> "Pipeline":
+        parts = {name: getattr(self, name) for name in ("pretrain", "finetune_captioner", "finetune_filter")}
+        missing = [name for name, part in parts.items() if part is None]
+        wanted = self.rounds > 1 or len(missing) < 3 or self.evaluate is not None
+        if wanted and missing:
+            raise ValueError(f"rounds train with pretrain, finetune_captioner and finetune_filter; add {missing[0]}")
+        if wanted and (self.caption is None or self.score is None):
+            raise ValueError("rounds need `caption` and `score`: whose places the trained models take")
+        if wanted and self.base is not None:
+            raise ValueError("base: a loop of rounds begins with its own pairs; leave out `base`")
+        if wanted and not self._has_human:
+            raise ValueError("sources: captioner and filter are fine-tuned on human pairs; add one with role: human")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> "Pipeline":
@@ -215,6 +255,10 @@ class Pipeline(Part):
         formats = [part.format for part in self.emit]
         if len(set(formats)) < len(formats):
             raise ValueError(f"emit: {', '.join(formats)}: each format once")
+        if self.select.policy == "calibrated" and not self._has_human:
+            raise ValueError(
+                "select.policy: calibrated takes its threshold from human pairs; add a source of that role"
+            )
         if self.score is None:
             self._check_unscored()
         return self

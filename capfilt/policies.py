@@ -94,7 +94,7 @@ def _policy(texts: Texts, select: Select, judged: Bools) -> Reasons:
     low_itm = itm < _thresholds(texts, select, "itm_threshold")
     low_itc = itc < _thresholds(texts, select, "itc_threshold")
     match select.policy:
-        case "itm_threshold":
+        case "itm_threshold" | "calibrated":
             return _first((no_itm, "no_score"), (low_itm, "below_itm_threshold"))
         case "itc_threshold":
             return _first((no_itc, "no_score"), (low_itc, "below_itc_threshold"))

@@ -36,7 +36,8 @@ def open_run(path: str | Path) -> Run:
     folder = Path(path).resolve()
     file = folder / "run.json"
     if not file.is_file():
-        raise DataError(f"{path}: no run.json there; give the folder of a run, such as runs/demo")
+        meant = f"{path}/round-1" if (folder / "loop.json").is_file() else "runs/demo"
+        raise DataError(f"{path}: no run.json there; give the folder of a run, such as {meant}")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         units = tuple(Unit(*unit) for unit in facts["units"])

@@ -11,10 +11,13 @@ from capfilt.stages.base import Job
 
 
 def verify(run: str | Path) -> list[str]:
-    """What is wrong, one line each with the file and what to do; empty for a run that is whole.
+    """What is wrong, one line each with the file and what to do; empty for a run that is whole. Of a loop, every round.
 
     Raises DataError where there is no run at all.
     """
+    loop = read_json(Path(run) / "loop.json")
+    if loop is not None:
+        return [line for one in loop["rounds"] for line in verify(Path(run) / f"round-{one['round']}")]
     job = open_run(run).job
     found = [line for stage in job.folders if stage != "emit" for line in _stage(job, stage)]
     found += _dataset(job)

@@ -101,6 +101,13 @@ def test_no_flipped_byte_is_silent_where_checksums_were_written(tmp_path: Path) 
     assert caught > 90
 
 
+def test_cache_tells_columns_of_one_row_group_apart(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    pq.write_table(table(), path, row_group_size=100)
+    cache = RowGroupCache(budget=1000)
+    assert [cache.get(path, 0, [name], 10).column_names for name in ("id", "blob", "id")] == [["id"], ["blob"], ["id"]]
+
+
 def test_cache_stays_within_its_budget_but_holds_one(tmp_path: Path) -> None:
     path = str(tmp_path / "a.parquet")
     pq.write_table(table(), path, row_group_size=100)

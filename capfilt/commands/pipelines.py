@@ -1,4 +1,4 @@
-"""capfilt run, plan, select, retry, inspect, sql, report, verify, schema, doctor."""
+"""capfilt run, plan, select, retry, inspect, sql, report, compare, verify, schema, doctor."""
 
 import argparse
 import json
@@ -8,12 +8,13 @@ from typing import Any
 from rich.console import Console
 
 from capfilt.commands import command, positive
+from capfilt.commands.ended import ended, looped
 
 _RUN = """
 Run a pipeline: raw pairs in, a filtered and captioned dataset out. The same command goes on with a run that stopped.
 
-PIPELINE is a YAML file, or the name of one that ships (demo, coco_style, rescore, laion_subset, datacomp_small). Paths
-in it are relative to the file; those of --set and --out to where the command runs.
+PIPELINE is a YAML file, or the name of one that ships (demo, coco_style, bootstrap, rescore, laion_subset,
+datacomp_small). Paths in it are relative to the file; those of --set and --out to where the command runs.
 """
 _RUN_AFTER = """
 examples:
@@ -38,21 +39,35 @@ _SQL_AFTER = 'example:\n  capfilt sql runs/demo "select source, kept, count(*) f
 _REPORT = "Write the run's HTML report, one file without links."
 _VERIFY = "Check a run's folder: file hashes, rows, uids, the sum of all rows. Exit code 1 if something is wrong."
 _SCHEMA = "Print the JSON Schema of a pipeline file, for editors."
+_COMPARE = """
+Two runs side by side: settings that differ, texts kept, reasons, verdicts on the same texts, metrics.
+
+The folder of a loop stands for its last round; RUN/round-1 is one of its rounds.
+"""
+_COMPARE_AFTER = "example:\n  capfilt compare runs/bootstrap/round-1 runs/bootstrap/round-2"
 _DOCTOR = "Say what this machine has for a run, and what is missing."
 
 
 def _run(args: argparse.Namespace) -> int:
     from capfilt.driver import run
+    from capfilt.load import load_pipeline
 
-    result = run(args.pipeline, out=args.out, settings=args.set, local=args.local, console=Console(stderr=True))
-    _ended(result)
+    pipeline, console = load_pipeline(args.pipeline, args.set), Console(stderr=True)
+    if pipeline.trains:
+        from capfilt.rounds.loop import run_rounds
+
+        rounds = run_rounds(pipeline, args.out, local=args.local, console=console)
+        looped(rounds)
+        return 4 if any(one.result.poisoned for one in rounds) else 0
+    result = run(pipeline, out=args.out, local=args.local, console=console)
+    ended(result)
     return 4 if result.poisoned else 0
 
 
 def _select(args: argparse.Namespace) -> None:
     from capfilt.driver import select
 
-    _ended(select(args.run_folder, args.set, console=Console(stderr=True)))
+    ended(select(args.run_folder, args.set, console=Console(stderr=True)))
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -62,22 +77,8 @@ def _retry(args: argparse.Namespace) -> int:
     if result is None:
         print(f"{args.run_folder}: nothing to ask again; every image came, or was refused for a reason that stays")
         return 0
-    _ended(result)
+    ended(result)
     return 4 if result.poisoned else 0
-
-
-def _ended(result: Any) -> None:
-    """Funnel, paths, what to do next."""
-    from capfilt.accounting import funnel
-
-    console, run = Console(), result.job.run
-    console.print(funnel(result.accounting))
-    if result.truth:
-        console.print(result.truth["sentence"])
-    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
-    print(f"dataset  {shown / 'dataset'}\nreport   {shown / 'report.html'}\ntook     {result.seconds:.1f} s")
-    print(f"next     capfilt inspect {shown}\n         capfilt select {shown} --set select.itm_threshold=0.7")
-    print(f"         python -c \"from datasets import load_dataset; print(load_dataset('{shown / 'dataset'}'))\"")
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -90,6 +91,8 @@ def _plan(args: argparse.Namespace) -> int:
     pipeline = load_pipeline(args.pipeline, args.set)
     missing = lacking(pipeline)
     try:
+        if pipeline.trains:
+            return _plan_rounds(pipeline, args, missing)
         found = describe(make_plan(pipeline, out_of(pipeline, args.out)))
     except CapfiltError as error:
         if missing:
@@ -99,6 +102,20 @@ def _plan(args: argparse.Namespace) -> int:
         print(json.dumps({**found, "lacks": missing}, indent=2))
     else:
         Console().print(render(found))
+        print("\n".join(_lacks(missing)))
+    return 2 if missing else 0
+
+
+def _plan_rounds(pipeline: Any, args: argparse.Namespace, missing: list[str]) -> int:
+    from capfilt.planned import render
+    from capfilt.rounds.told import describe, trainings_table
+
+    found = describe(pipeline, args.out)
+    if args.json:
+        print(json.dumps({**found, "lacks": missing}, indent=2))
+    else:
+        Console().print(render(found["pairs"]))
+        Console().print(trainings_table(found))
         print("\n".join(_lacks(missing)))
     return 2 if missing else 0
 
@@ -134,8 +151,21 @@ def _sql(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from capfilt.driver import report
+    from capfilt.report.loop import write_loop_report
 
-    print(f"report  {report(args.run_folder, args.out)}")
+    folder = Path(args.run_folder)
+    loop = not args.out and (folder / "loop.json").is_file()
+    print(f"report  {write_loop_report(folder) if loop else report(folder, args.out)}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from capfilt.compare import compare, render
+
+    found = compare(args.run_folder, args.other)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(render(found))
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -191,6 +221,11 @@ def add(commands: Any) -> None:
     report = command(commands, "report", _report, _REPORT, "")
     _folder(report)
     report.add_argument("--out", help="file (default: RUN/report.html)")
+
+    compare = command(commands, "compare", _compare, _COMPARE, _COMPARE_AFTER)
+    _folder(compare)
+    compare.add_argument("other", metavar="RUN_B", help="another one")
+    compare.add_argument("--json", action="store_true", help="for programs")
 
     _folder(command(commands, "verify", _verify, _VERIFY, ""))
     command(commands, "schema", _schema, _SCHEMA, "example:\n  capfilt schema > pipeline.schema.json")

@@ -9,6 +9,7 @@ Equal runs give equal bytes.
 import json
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from capfilt.calibrate import calibrate, effective
 from capfilt.errors import DataError
 from capfilt.pipeline import Select
 from capfilt.report import data, gallery
@@ -59,9 +61,12 @@ def _context(
     there = views(connection)
     if "pairs" not in there:
         raise DataError(f"{job.run}: nothing is ingested yet, so there is nothing to report; use `capfilt run`")
+    calibration = calibrate(job) if "candidates" in there else None
+    job = replace(job, pipeline=job.pipeline.model_copy(update={"select": effective(job, calibration)}))
     context: dict[str, Any] = {
         "name": job.pipeline.name,
         "select": job.pipeline.select,
+        "calibration": None if calibration is None else calibration.sentence,
         "truth": accounting.get("truth"),
     }
     context |= {"funnel": data.funnel(connection), "refused": data.refused(connection)}
@@ -192,7 +197,7 @@ def _render(context: Mapping[str, Any]) -> str:
     env = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    env.filters |= {"short": _short, "words": _words, "verdict": _verdict, "num": _number, "int": _integer}
+    env.filters |= {"short": short, "words": _words, "verdict": _verdict, "num": _number, "int": _integer}
     env.filters |= {"percent": "{:.1%}".format, "score": lambda x: "–" if x is None else f"{x:.3f}"}
     script, style = (_HERE / "report.js").read_text("utf-8"), (_HERE / "report.css").read_text("utf-8")
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -200,7 +205,7 @@ def _render(context: Mapping[str, Any]) -> str:
     return env.get_template("report.html.j2").render(**context, **assets)
 
 
-def _short(text: str | None) -> str:
+def short(text: str | None) -> str:
     """As much of a text as the report shows."""
     return "" if text is None else visible(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
 

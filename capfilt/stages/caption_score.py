@@ -59,6 +59,7 @@ class CaptionScore:
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
+        self.score.open(shard)
         rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
         batches = model_batches(rows, self.size, self._models, self.job.pipeline.ingest.max_pixels)
         records = self._records(batches)

@@ -3,6 +3,7 @@
 Asked are rows of every role that ingest let pass and that are not marked as near-duplicates (`dedup.skip_models`).
 All texts of an image are judged with one pass of the vision tower, each cleaned as the filter's training texts were
 (`pre_caption`); a text of which nothing is left has null scores, never 0. Scores are stored, select decides.
+A human image is judged beside one other human row's text too: a pair known to be wrong, by which select may calibrate.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from capfilt.pipeline import ModelUse, Pipeline
 from capfilt.schema import arrow, score_columns
 from capfilt.stages.base import NOTHING, Job
 from capfilt.stages.batching import Pieces, batch_size, lanes_of
+from capfilt.stages.mismatch import mismatched
 from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
 from capfilt.text import pre_caption
 
@@ -24,7 +26,7 @@ class Score:
     """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
 
     name: ClassVar[str] = "score"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption")
 
@@ -32,6 +34,7 @@ class Score:
         assert job.pipeline.score is not None
         self.job = job
         self.use: ModelUse = job.pipeline.score
+        self._wrong: dict[int, str] = {}
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
@@ -53,11 +56,16 @@ class Score:
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
+        self.open(shard)
         rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
         max_pixels = self.job.pipeline.ingest.max_pixels
         batches = model_batches(rows, self.size, [self.blip], max_pixels)
         schema = arrow(score_columns(self.blip.config.embed_dim))
         write_rows(self.job.shard(self.name, shard), schema, self._records(batches), only)
+
+    def open(self, shard: int) -> None:
+        """Before a shard's first row. Raises DataError for damaged pairs."""
+        self._wrong = mismatched(self.job, shard)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
@@ -71,7 +79,7 @@ class Score:
 
     def scores(self, rows: list[Row], states: Tensor) -> dict[int, Record]:
         """Position -> the row's scores and embedding; states (B, P + 1, D) of the rows' images."""
-        texts = [_texts(row) for row in rows]
+        texts = [[*_texts(row), self._wrong.get(row.position, "")] for row in rows]
         judged = self.blip.match(states, [[text for text in some if text] for some in texts])
         embeddings = self.blip.embed_images(states).half().cpu().numpy()  # (B, E)
         return {
@@ -93,8 +101,8 @@ def _texts(row: Row) -> list[str]:
 def _columns(row: Row, texts: Sequence[str], matches: Sequence[Match]) -> Record:
     """`matches`: of the texts of which something is left."""
     found = iter(matches)
-    web, *captions = [next(found) if text else Match(None, None) for text in texts]
-    scores: Record = {"web_itc": web.itc, "web_itm": web.itm}
+    web, *captions, wrong = [next(found) if text else Match(None, None) for text in texts]
+    scores: Record = {"web_itc": web.itc, "web_itm": web.itm, "mismatch_itm": wrong.itm}
     if row.captions is not None:
         scores["caption_itc"] = [match.itc for match in captions]
         scores["caption_itm"] = [match.itm for match in captions]

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from capfilt.calibrate import calibrate, effective
 from capfilt.fingerprint import canonical
 from capfilt.models.decoding import Decoding
 from capfilt.pipeline import Pipeline
+from capfilt.pipeline import Select as Settings
 from capfilt.policies import Bools, Reasons, Texts, decide, equal
 from capfilt.schema import CANDIDATES, arrow
 from capfilt.shards import ShardWriter, table
 from capfilt.stages.base import NOTHING, Job
 from capfilt.stages.evidence import Captions, caption_scores, failed, floats, objects, refused_rows, sidecar
 
-ROUND = 0
-"""Of CapFilt."""
 OWN = -1
 """Stands for the sample of a row's own text."""
 
@@ -43,17 +43,18 @@ class Select:
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption", "score", "dedup")
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self._job, self._select = job, job.pipeline.select
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
         """The policy, and what of the captioner is written beside its texts."""
         use = pipeline.caption
         made = None if use is None else [model_name(use.model), decoding_json(use.decoding, use.seed, 0)]
-        return {"select": pipeline.select.model_dump(mode="json"), "caption": made}
+        return {"select": pipeline.select.model_dump(mode="json"), "caption": made, "round": pipeline.round}
 
     def setup(self) -> None:
-        """Nothing to load."""
+        """Find the threshold, if the human rows decide it. Raises as `calibrate`."""
+        self._select = effective(self._job, calibrate(self._job))
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Decide one shard. No row can kill: `skip` is of no meaning, and with `only` there is nothing to do.
@@ -63,7 +64,7 @@ class Select:
         """
         if only is None:
             with ShardWriter(self._job.shard("select", shard), arrow(CANDIDATES)) as writer:
-                writer.write_table(candidates(self._job, shard))
+                writer.write_table(candidates(self._job, shard, self._select))
 
 
 def model_name(model: str) -> str:
@@ -77,8 +78,11 @@ def decoding_json(decoding: Decoding, seed: int, sample: int) -> str:
     return canonical({**{name: getattr(decoding, name) for name in names}, "seed": seed, "sample": sample})
 
 
-def candidates(job: Job, shard: int) -> pa.Table:
-    """The ledger of one shard, columns as in CANDIDATES. Raises DataError as `Select.process` does."""
+def candidates(job: Job, shard: int, select: Settings | None = None) -> pa.Table:
+    """The ledger of one shard, columns as in CANDIDATES, by `select` (default: the pipeline's).
+
+    Raises DataError as `Select.process` does.
+    """
     rows = table(job.shard("ingest", shard), ["uid", "role", "text", "status", "reason"])
     captions = Captions.of(sidecar(job, "caption", shard, ["captions"], rows["uid"])["captions"])
     sample = np.concatenate([np.full(rows.num_rows, OWN), captions.sample])
@@ -91,7 +95,7 @@ def candidates(job: Job, shard: int) -> pa.Table:
     logprob = pa.concat_arrays([pa.nulls(rows.num_rows, pa.float32()), captions.logprob]).take(order)
     refused = _refused(job, shard, rows, image, text)
     unscored = failed(job, "score", shard, rows["uid"])[image]
-    reasons = decide(Texts(image, source, sample, itc, itm, refused, unscored), job.pipeline.select)
+    reasons = decide(Texts(image, source, sample, itc, itm, refused, unscored), select or job.pipeline.select)
     return pa.table(
         {
             "uid": rows["uid"].take(image),
@@ -100,7 +104,7 @@ def candidates(job: Job, shard: int) -> pa.Table:
             **_made_by(job, sample),
             "sample": pa.array(sample, pa.int32(), mask=sample == OWN),
             "logprob": logprob,
-            "round": pa.array(np.full(len(order), ROUND), pa.int32()),
+            "round": pa.array(np.full(len(order), job.pipeline.round), pa.int32()),
             "itc": pa.array(itc, pa.float32(), mask=np.isnan(itc)),
             "itm": pa.array(itm, pa.float32(), mask=np.isnan(itm)),
             "kept": pa.array(equal(reasons, None)),

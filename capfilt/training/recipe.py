@@ -4,8 +4,9 @@ Relative paths in the file are relative to it, but for `out`, which is relative 
 given by `--set a.b=c` on the command line. A recipe that ships goes by its name, such as tiny/pretrain.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
 
@@ -106,13 +107,19 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
     for setting in settings or []:
         override(raw, setting)
     anchor(raw, Path.cwd(), (*_FILES, "out"), _FILES_OR_NAMES)
+    return make_recipe(raw, str(path))
+
+
+def make_recipe(raw: Mapping[str, Any], where: str) -> Recipe:
+    """A parsed document as a Recipe, the kind's defaults filled in. Raises ConfigError, one line a mistake."""
     kind = raw.get("recipe")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"{path}: recipe: must be one of {', '.join(KINDS)} (found {kind!r})")
+        raise ConfigError(f"{where}: recipe: must be one of {', '.join(KINDS)} (found {kind!r})")
+    filled = dict(raw)
     for name, defaults in KINDS[kind].items():
         if isinstance(raw.get(name) or {}, dict):
-            raw[name] = {**defaults, **(raw.get(name) or {})}
+            filled[name] = {**defaults, **(raw.get(name) or {})}
     try:
-        return Recipe.model_validate(raw)
+        return Recipe.model_validate(filled)
     except ValidationError as error:
-        raise ConfigError(describe(error, str(path), Recipe)) from error
+        raise ConfigError(describe(error, where, Recipe)) from error
