@@ -117,7 +117,7 @@ class Lanes:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(max(count, 1), "lane", torch.set_num_threads, (1,)) if count > 1 else None
+        self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (1,)) if count > 1 else None
 
     def map(self, call: Callable[[list[T]], U], items: list[T]) -> list[U]:
         """`call` of as many neighbouring parts of the items as there are lanes, in order; here where there is one.
