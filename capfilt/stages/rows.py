@@ -3,7 +3,7 @@
 A batch is so many rows, in row order, of which something is asked; it is formed inside one shard from the data alone.
 Neither row groups nor rows that are left out because they kill a worker move its bounds, since off the CPU sums differ
 in their last bits with the batch. Full-size pictures live only inside the two decoding threads; what waits for the
-model are its inputs (1.8 MB an image at 384 pixels), of three batches at most.
+model are its inputs (1.8 MB an image at 384 pixels), of three batches at most; on a GPU if it has one (`feed`).
 """
 
 from collections import deque
@@ -26,6 +26,7 @@ from capfilt.models.precision import apply_precision
 from capfilt.pipeline import ModelUse
 from capfilt.shards import ShardWriter, batches
 from capfilt.stages.base import KILLED, Job
+from capfilt.stages.feed import Feed, feed_to, together
 
 Record = dict[str, Any]
 
@@ -58,7 +59,7 @@ class Row:
     image: bytes | None = None
     """The file, until it is decoded."""
     pixels: list[Tensor] = field(default_factory=list)
-    """(3, S, S) float32 for each model, once decoded, until all have answered."""
+    """(3, S, S) float32 for each model, once decoded, until all have answered; where the model computes (`feed`)."""
 
 
 def how(use: ModelUse) -> dict[str, Any]:
@@ -147,11 +148,12 @@ def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pi
 
     A row whose image cannot be decoded has failed; it keeps its place in its batch.
     """
+    feeds = [feed_to(model.device) for model in models]
 
     def load(row: Row) -> None:
         try:
             image = decode_image(row.image or b"", max_pixels)
-            row.pixels = [model.preprocess([image])[0] for model in models]
+            row.pixels = [feed.send(model.preprocess([image])[0]) for feed, model in zip(feeds, models, strict=True)]
         except ImageError as error:
             row.status, row.error = "failed", str(error)
         row.image = None
@@ -161,9 +163,9 @@ def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pi
         for batch in _grouped(rows, size):
             waiting.append((batch, [pool.submit(load, row) for row in batch if row.status == "ok"]))
             if len(waiting) > AHEAD:
-                yield _arrived(*waiting.popleft())
+                yield _arrived(*waiting.popleft(), feeds)
         while waiting:
-            yield _arrived(*waiting.popleft())
+            yield _arrived(*waiting.popleft(), feeds)
 
 
 def _grouped(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -179,15 +181,17 @@ def _grouped(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _arrived(batch: list[Row], decoding: list[Future[None]]) -> list[Row]:
+def _arrived(batch: list[Row], decoding: list[Future[None]], feeds: Sequence[Feed]) -> list[Row]:
     for future in decoding:
         future.result()
+    for model, feed in enumerate(feeds):
+        feed.arrive([row.pixels[model] for row in batch if row.pixels])
     return batch
 
 
 def pixels_of(rows: Sequence[Row], model: int = 0) -> Tensor:
     """(B, 3, S, S) float32 of rows with status ok, for a model of those that `model_batches` was given."""
-    return torch.stack([row.pixels[model] for row in rows])
+    return together([row.pixels[model] for row in rows])
 
 
 def write_rows(path: Path, schema: pa.Schema, records: Iterable[Record], only: range | None) -> None:

@@ -65,7 +65,7 @@ def test_little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "decode_image", decode)
     gc.collect()
-    model: Any = SimpleNamespace(preprocess=preprocess)
+    model: Any = SimpleNamespace(preprocess=preprocess, device=torch.device("cpu"))
     stream = model_batches(endless(), 4, [model], 100)
     for number, batch in enumerate(islice(stream, 10), start=1):
         assert pixels_of(batch).shape == (4, 3, 4, 4)
@@ -82,7 +82,7 @@ def test_an_error_that_is_not_the_image_s_is_raised() -> None:
     def broken(images: object) -> Any:
         raise RuntimeError("no memory")
 
-    model: Any = SimpleNamespace(preprocess=broken)
+    model: Any = SimpleNamespace(preprocess=broken, device=torch.device("cpu"))
     with pytest.raises(RuntimeError, match="no memory"):
         list(model_batches([row(0)], 4, [model], 100))
 
