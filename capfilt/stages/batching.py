@@ -19,6 +19,7 @@ import torch
 
 from capfilt.errors import CapfiltError, ConfigError
 from capfilt.models.blip.adapter import Blip
+from capfilt.models.blip.static import release_all
 from capfilt.pipeline import ModelUse, Pipeline, Resources
 from capfilt.stages.rows import Record, Row
 
@@ -51,6 +52,7 @@ def batch_size(use: ModelUse, models: Sequence[Blip], answer: Answer, lanes: int
 
     def seconds(images: int) -> float:
         rows = [_blank(position, models) for position in range(images)]
+        answer(rows)  # kernels are chosen and graphs captured the first time
         torch.cuda.synchronize(models[0].device)
         started = time.perf_counter()
         answer(rows)
@@ -64,13 +66,13 @@ def probe(seconds: Callable[[int], float]) -> int:
     """The size from which on twice as many images gain less than `PAYS`, or do not fit; `seconds(n)` is of n images."""
     size = FIRST
     try:
-        seconds(size)  # the first call lays out weights and picks kernels
         spent = seconds(size)
         while size < LAST and 2 * spent >= PAYS * (more := seconds(2 * size)):
             size, spent = 2 * size, more
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        release_all()
     return size
 
 
@@ -107,8 +109,7 @@ class Pieces:
                     f"memory ran out on one image ({piece[0].uid}): {str(error).splitlines()[0]}; free some, ask for "
                     "fewer captions (caption.samples), or take a smaller model or precision"
                 ) from error
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_all()
         return None
 
 

@@ -108,7 +108,7 @@ def test_a_gpu_is_probed_with_blank_rows(monkeypatch: pytest.MonkeyPatch) -> Non
         return {}
 
     assert batch_size(ModelUse(model="m"), [model, model], answer) in (8, 16)
-    assert sizes == [8, 8, 16]
+    assert sizes == [8, 8, 16, 16]
 
 
 def test_both_stages_answer_in_halves_with_the_same_bytes(make_job: Any, pairs_row: Any) -> None:

@@ -22,7 +22,9 @@ from capfilt.models.blip.cross import few, image_keys
 from capfilt.models.blip.decoding import generate
 from capfilt.models.blip.image import ImageProcessor, read_processor
 from capfilt.models.blip.med import MED
+from capfilt.models.blip.packed import Derived
 from capfilt.models.blip.ragged import first_tokens
+from capfilt.models.blip.static import StaticDecoder
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
 from capfilt.models.decoding import Decoding
 from capfilt.models.hub import resolve
@@ -45,6 +47,7 @@ class Blip:
         self.med = med.eval().to(device)
         self.tokenizer, self.processor, self.device = tokenizer, processor, torch.device(device)
         self.decoding = Decoding()
+        self._static: Derived[StaticDecoder] = Derived()
 
     @classmethod
     def load(
@@ -220,9 +223,16 @@ class Blip:
         captions = []
         for start in range(0, len(uids), at_once):
             part = slice(start, start + at_once)
-            drawn = generate(self.med, image_states[part], prompt, uids[part], self.decoding, samples)
+            drawn = generate(self.med, image_states[part], prompt, uids[part], self.decoding, samples, self._decoder())
             captions += [[Caption(self.tokenizer.decode(ids), p) for ids, p in row] for row in drawn]
         return captions
+
+    def _decoder(self) -> StaticDecoder | None:
+        """What decoding on a GPU keeps from batch to batch; another when the weights are others."""
+        if self.device.type != "cuda":
+            return None
+        weights: list[Tensor] = [*self.med.text.parameters(), *self.med.lm_head.parameters()]
+        return self._static.get(weights, lambda: StaticDecoder(self.med))
 
 
 def _passes(sizes: Sequence[int]) -> Iterator[slice]:

@@ -70,7 +70,7 @@ def beam_search(
     """
     start, beams = prompt.shape[1], decoding.num_beams
     logits = logits.repeat_interleave(beams, dim=0)  # (B * N, V)
-    decoder.select(torch.arange(prompt.shape[0], device=prompt.device).repeat_interleave(beams))
+    decoder.spread(beams)
     running = _first(prompt, decoding)
     finished = running._replace(scores=torch.full_like(running.scores, NEVER))
     best = finished.pick(torch.zeros_like(prompt[:, :1]))

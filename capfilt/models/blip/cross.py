@@ -69,15 +69,29 @@ class Built:
 
     def seen(self, layer: int, attention: Attention, x: Tensor, counts: Sequence[int]) -> Tensor:
         """See `ImageKeys.seen`."""
-        q = pad_sequence(list(torch.split(attention.query(x), list(counts))), batch_first=True)  # (B, L, D)
+        q = _by_image(attention.query(x), counts)
         q = F.pad(q, (0, 0, 0, -q.shape[1] % 4))
         out = attend(attention.split(q), *self._kv[layer]).transpose(1, 2).flatten(2)
-        return torch.cat([image[:count] for image, count in zip(out, counts, strict=True)])
+        return _by_row(out, counts)
 
     def of(self, images: Sequence[int]) -> "Built":
         """See `ImageKeys.of`."""
         index = torch.tensor(images, device=self._kv[0][0].device)
         return Built([(k[index], v[index]) for k, v in self._kv])
+
+
+def _by_image(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """(R, D) -> (B, L, D), filled up with zeros; in one piece where no image has more rows than another."""
+    if len(set(counts)) == 1:
+        return x.reshape(-1, counts[0], x.shape[1])
+    return pad_sequence(list(torch.split(x, list(counts))), batch_first=True)
+
+
+def _by_row(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """(B, L, D) -> (R, D), contiguous: bits of bf16 products depend on it."""
+    if len(set(counts)) == 1:
+        return x[:, : counts[0]].flatten(0, 1).contiguous()
+    return torch.cat([image[:count] for image, count in zip(x, counts, strict=True)])
 
 
 class Absorbed(ABC):

@@ -6,7 +6,7 @@ to be *measured* come from beam search with 3 beams, lengths 5 .. 20.
 
 Each step computes one token: self-attention keys and values lie in a cache of `max_length` made at the first step,
 what the image shows is the image's, for all its captions and beams (`cross`). The prompt is read once an image, and a
-row whose caption has ended leaves the batch.
+row whose caption has ended leaves the batch. (On a GPU nucleus and greedy decoding have `static` for that.)
 
 Shape legend: B images, R rows (captions or beams, image by image), L tokens, D width, H heads, K head width,
 V vocabulary.
@@ -25,6 +25,7 @@ from capfilt.models.blip.cross import ImageKeys, image_keys
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED, select_kv
 from capfilt.models.blip.sampling import apply_rules, draw, keyed_noise, nucleus
+from capfilt.models.blip.static import StaticDecoder
 from capfilt.models.blip.text import AttentionBlock, TextLayer
 from capfilt.models.decoding import Decoding
 
@@ -34,6 +35,9 @@ Drawn = tuple[list[int], float]
 
 class CachedDecoder:
     """The decoder's rows, each fed token by token; a row attends to its own past and to its image."""
+
+    look_every = 1
+    """Tokens between two looks at which rows have ended."""
 
     def __init__(self, med: MED, keys: ImageKeys, images: int, max_length: int) -> None:
         """One row for each of `images` images to begin with; `keys` are theirs."""
@@ -69,6 +73,11 @@ class CachedDecoder:
         out: Tensor = block(x, (keys, values), None, causal=start == 0)
         return out
 
+    def spread(self, times: int) -> None:
+        """Go on with so many copies of each row, side by side."""
+        device = self._cache[0][0].device
+        self.select(torch.arange(len(self._image_of), device=device).repeat_interleave(times))
+
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, (R',) int64, still image by image; a row may be taken several times, an image left."""
         self._cache = select_kv(self._cache, rows)
@@ -88,6 +97,7 @@ def generate(
     uids: Sequence[str],
     decoding: Decoding,
     samples: Sequence[int] = (0,),
+    static: StaticDecoder | None = None,
 ) -> list[list[Drawn]]:
     """For each of B images one caption a sample number, all drawn together.
 
@@ -102,6 +112,7 @@ def generate(
         uids: B row names, for the noise.
         decoding: the method and its options.
         samples: numbers of the captions, parts of the noise's key.
+        static: the model's, to draw with on a GPU; not for beam search.
 
     Returns:
         For each image and sample the generated ids (without prompt and [SEP]) and the mean natural-log probability of
@@ -116,21 +127,17 @@ def generate(
     if not uids or not samples:
         return [[] for _ in uids]
     draws = len(samples) if decoding.method == "nucleus" else 1
-    rows = decoding.num_beams if decoding.method == "beam" else draws
-    keys = image_keys(med.text, image_states, rows * decoding.max_length, decoding=True)
-    decoder = CachedDecoder(med, keys, len(uids), decoding.max_length)
-    prompt = prompt_ids.to(image_states.device).expand(len(uids), -1)
-    sep = med.config.text.sep_id
-    logits = decoder.step(prompt)
-    if broken := (~logits.isfinite().all(-1)).nonzero()[:, 0].tolist():
-        names = ", ".join(uids[row] for row in broken[:6])
-        raise InputError(f"the decoder's logits are not finite for {names}; look at the pixels, weights and precision")
+    prompt, sep = prompt_ids.to(image_states.device).expand(len(uids), -1), med.config.text.sep_id
     if decoding.method == "beam" and decoding.num_beams > 1:
-        sequences, logprobs = beam_search(decoder, logits, prompt, decoding, sep)
+        decoder = _cached(med, image_states, decoding.num_beams, decoding)
+        sequences, logprobs = beam_search(decoder, _read(decoder, prompt, uids), prompt, decoding, sep)
     else:
         noise = [keyed_noise(decoding.seed, uids, sample, decoding.max_length) for sample in samples[:draws]]
         by_row = torch.stack(noise, dim=1).flatten(0, 1).to(prompt.device)  # (B * draws, L)
-        sequences, logprobs = _one_by_one(decoder, logits, prompt, by_row, decoding, sep)
+        if static is not None:
+            static.begin(image_states, draws, decoding.max_length)
+        one = static or _cached(med, image_states, draws, decoding)
+        sequences, logprobs = _one_by_one(one, _read(one, prompt, uids), prompt, by_row, decoding, sep)
     start = prompt_ids.shape[0]
     both = zip(sequences[:, start:].tolist(), logprobs[:, start:].tolist(), strict=True)
     drawn = [_cut(ids, scores, sep) for ids, scores in both]
@@ -153,6 +160,21 @@ def _check(med: MED, image_states: Tensor, prompt_ids: Tensor, uids: Sequence[st
         raise InputError(f"max_length {decoding.max_length} is beyond the model's {text.max_positions} positions")
 
 
+def _cached(med: MED, image_states: Tensor, rows: int, decoding: Decoding) -> CachedDecoder:
+    """For so many rows an image."""
+    keys = image_keys(med.text, image_states, rows * decoding.max_length, decoding=True)
+    return CachedDecoder(med, keys, len(image_states), decoding.max_length)
+
+
+def _read(decoder: CachedDecoder | StaticDecoder, prompt: Tensor, uids: Sequence[str]) -> Tensor:
+    """prompt (B, L) int64 -> (B, V) float32 logits. Raises InputError if they are not finite."""
+    logits = decoder.step(prompt)
+    if broken := (~logits.isfinite().all(-1)).nonzero()[:, 0].tolist():
+        names = ", ".join(uids[row] for row in broken[:6])
+        raise InputError(f"the decoder's logits are not finite for {names}; look at the pixels, weights and precision")
+    return logits
+
+
 def _cut(ids: list[int], logprobs: list[float], sep: int) -> Drawn:
     length = ids.index(sep) if sep in ids else len(ids)
     scored = logprobs[: length + 1]
@@ -160,7 +182,12 @@ def _cut(ids: list[int], logprobs: list[float], sep: int) -> Drawn:
 
 
 def _one_by_one(
-    decoder: CachedDecoder, logits: Tensor, prompt: Tensor, noise: Tensor, decoding: Decoding, sep: int
+    decoder: CachedDecoder | StaticDecoder,
+    logits: Tensor,
+    prompt: Tensor,
+    noise: Tensor,
+    decoding: Decoding,
+    sep: int,
 ) -> tuple[Tensor, Tensor]:
     """Greedy and nucleus, as many rows an image as there is noise (R, max_length) for: prompt (B, L), logits (B, V).
 
@@ -168,7 +195,7 @@ def _one_by_one(
     """
     draws = noise.shape[0] // prompt.shape[0]
     prompt, logits = prompt.repeat_interleave(draws, dim=0), logits.repeat_interleave(draws, dim=0)
-    decoder.select(torch.arange(len(noise), device=prompt.device) // draws)
+    decoder.spread(draws)
     sequences = torch.nn.functional.pad(prompt, (0, decoding.max_length - prompt.shape[1]))
     logprobs = torch.zeros(sequences.shape, device=prompt.device)
     rows = torch.arange(prompt.shape[0], device=prompt.device)  # the batch's rows among all
@@ -180,9 +207,10 @@ def _one_by_one(
         sequences[rows, length] = ids
         logprobs[rows, length] = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
         ended |= ids == sep
-        if ended.all() or length + 1 == decoding.max_length:
+        looks = length % decoder.look_every == 0
+        if length + 1 == decoding.max_length or (looks and ended.all()):
             break
-        if worth_leaving(ended):
+        if looks and isinstance(decoder, CachedDecoder) and worth_leaving(ended):
             live = (~ended).nonzero()[:, 0]
             decoder.select(live)
             rows, ids, ended = rows[live], ids[live], ended[live]

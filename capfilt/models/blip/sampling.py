@@ -64,8 +64,8 @@ def apply_rules(scores: Tensor, sequences: Tensor, penalty: float, forbidden: in
         seen = scores.gather(1, sequences)
         scores = scores.scatter(1, sequences, torch.where(seen < 0, seen * penalty, seen / penalty))
     if forbidden is not None:
-        banned = torch.tensor([forbidden], device=scores.device)
-        scores = scores.index_fill(1, banned, -torch.inf)
+        scores = scores.clone()
+        scores[:, forbidden] = -torch.inf
     return scores
 
 
