@@ -6,7 +6,7 @@ pairs take 140 MB in each process. The images come later, a row group at a time 
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +159,10 @@ def _light_tables(number: int, source: SourceConfig) -> Iterator[tuple[Group, pa
 
 
 def _samples(table: pa.Table, source: SourceConfig, left: int | None) -> tuple[_Ints, _Ints, int]:
-    """Rows and slots of a row group's samples, at most `left` rows of them, and how many rows were without a text."""
+    """Rows and slots of a row group's samples, at most `left` rows of them, and how many rows were without a text.
+
+    An empty list is no such row: it says by itself that there is none.
+    """
     keep = np.ones(table.num_rows, dtype=bool)
     for name, least in source.min.items():
         keep &= pc.fill_null(pc.greater_equal(table[name], least), False).to_numpy()
@@ -169,10 +172,18 @@ def _samples(table: pa.Table, source: SourceConfig, left: int | None) -> tuple[_
     end = table.num_rows
     if left is not None and len(usable) >= left:
         usable, end = usable[:left], int(usable[left - 1]) + 1
-    textless = int(keep[:end].sum()) - len(usable)
+    textless = int((keep & ~_told_empty(table, source.texts))[:end].sum()) - len(usable)
     if source.text_mode == "sample":
         return usable.astype(np.int32), np.full(len(usable), SAMPLE, np.int32), textless
     return rows[rows < end], slots[rows < end], textless
+
+
+def _told_empty(table: pa.Table, names: Sequence[str]) -> NDArray[np.bool_]:
+    """(rows,) whether all of these columns hold an empty list."""
+    found = np.full(table.num_rows, all(is_list(table[name].type) for name in names))
+    for name in names if found.any() else []:
+        found &= pc.fill_null(pc.list_value_length(table[name]), 1).to_numpy() == 0
+    return found
 
 
 def _check_columns(path: Path, source: SourceConfig, schema: pa.Schema) -> None:

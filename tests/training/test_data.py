@@ -234,6 +234,13 @@ def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path, caplog: py
         feed(write(tmp_path / "b.parquet", 2, text=["", None]))
 
 
+def test_an_empty_list_is_no_missing_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.parquet", 4, 3, text=[["a"], [], [""], None])
+    with caplog.at_level(logging.WARNING):
+        assert sorted(uids(feed(path, 1, text=["text"]))) == ["a0"]
+    assert "2 rows have no text" in caplog.text
+
+
 def test_every_text_is_a_sample_of_its_own(tmp_path: Path) -> None:
     many = [["a", None, "b"], None, [], ["c"]]
     path = write(tmp_path / "a.parquet", 4, 3, text=["d", "e", None, "f"], many=many)
