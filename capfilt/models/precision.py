@@ -148,9 +148,10 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) float32 -> (..., O) float32. A row of zeros gives the bias; one that is not finite stays so."""
         rows = x.reshape(-1, x.shape[-1])
-        largest = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
+        largest = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)).clamp_(min=1e-12)
         quantised = (rows * (127 / largest)).round_().to(torch.int8)
-        return torch.addcmul(self.bias, self._product(quantised), largest / 127).view(*x.shape[:-1], -1)
+        product = self._product(quantised)
+        return torch.addcmul(self.bias, product, largest / 127, out=product).view(*x.shape[:-1], -1)
 
     def _product(self, rows: Tensor) -> Tensor:
         """rows (R, I) int8 -> (R, O) float32, scaled; the same bits either way."""
