@@ -107,8 +107,12 @@ def _states(config: MEDConfig) -> int:
 
 
 @torch.inference_mode()
-def gemm_peak(repeats: int = 3) -> float:
-    """GFLOP/s of float32 products with all of torch's threads: the best of MKL and oneDNN and two shapes, medians."""
+def gemm_peak(repeats: int = 40) -> float:
+    """GFLOP/s of float32 products with all of torch's threads: the best of MKL and oneDNN and two shapes, medians.
+
+    Of products one after the other for a second or two, as a model's are: a processor's first 50 ms are faster (3
+    repeats give 365 .. 390 GFLOP/s where 40 give 364 .. 369).
+    """
     best = 0.0
     for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
