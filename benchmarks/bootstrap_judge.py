@@ -12,11 +12,12 @@ from capfilt.evaluation.captions import cider
 from capfilt.evaluation.retrieval import ranks_i2t, ranks_t2i, recalls
 from capfilt.models.blip import Blip, Decoding
 from capfilt.text import pre_caption
+from capfilt.training.momentum import features
 
 NUCLEUS = Decoding(
-    method="nucleus", top_p=0.9, temperature=0.7, repetition_penalty=1.1, min_length=6, max_length=26, prompt=""
+    method="nucleus", top_p=0.9, temperature=0.4, repetition_penalty=1.1, min_length=6, max_length=20, prompt=""
 )
-BEAM = Decoding(method="beam", num_beams=3, repetition_penalty=1.1, min_length=6, max_length=26, prompt="")
+BEAM = Decoding(method="beam", num_beams=3, repetition_penalty=1.1, min_length=6, max_length=20, prompt="")
 _BATCH = 64
 
 
@@ -47,8 +48,10 @@ def judge(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.floa
 
 def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
     """Retrieval by ITC, one text an image, and CIDEr of beam search's captions; ranks and scores an image as well."""
-    states = _states(model, images, rows)
-    scores = (model.embed_images(states) @ model.embed_texts(texts).T).double().numpy()
+    with torch.inference_mode():
+        states = _states(model, images, rows)
+        image, text = features(model.med, states, *model.tokenizer.batch(list(texts)))
+    scores = (image @ text.T).double().numpy()
     index = np.arange(len(rows), dtype=np.int64)
     t2i, i2t = ranks_t2i(scores, index), ranks_i2t(scores, index)
     said = [row[0] for row in caption(model, images, rows, BEAM, [0])]

@@ -1,20 +1,23 @@
 """The experiment's MED and its training: capfilt's own text transformer, heads and objective over cached features.
 
 The vision tower is a projection of EfficientNet-Lite0's cached features with the interface that MED expects of a ViT:
-(B, 1 + cells, D), the pooled token first. All else is the product's: ITC with momentum queue and soft targets, ITM with
-hard negatives, LM; sampling; scoring.
+(B, 1 + cells, D), the pooled token first. The text transformer starts as MiniLM and reads a text for ITC as that does,
+off the mean of its tokens. All else is the product's: ITC with momentum queue and soft targets, ITM with hard
+negatives, LM; sampling; scoring.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.bootstrap_features import Features
+from benchmarks.bootstrap_text import take_start
 from capfilt.models.blip import Blip
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.image import ImageProcessor
@@ -25,7 +28,6 @@ from capfilt.models.protocols import TrainBatch
 from capfilt.training.objective import BlipObjective, ObjectiveConfig
 from capfilt.training.parts import OptimPart
 from capfilt.training.schedule import learning_rate
-from capfilt.training.towers import take_text
 
 Pair = tuple[int, str]
 """Row number and text."""
@@ -35,12 +37,14 @@ Pair = tuple[int, str]
 class Shape:
     """What model."""
 
-    width: int = 192
-    layers: int = 3
+    width: int = 256
+    """Of the image states; the text's is MiniLM's."""
+    layers: tuple[int, ...] = (0, 2, 5)
+    """Which of MiniLM's six."""
     side: int = 4
     """Cells along a side after pooling."""
-    max_tokens: int = 26
-    feature_drop: float = 0.2
+    max_tokens: int = 20
+    feature_drop: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class Fit:
     steps: int
     batch: int
     lr: float
+    """Of what begins fresh; `slow` times that is MiniLM's."""
     objective: ObjectiveConfig
+    slow: float = 0.2
     ramp: float = 0.15
     """Share of the steps over which alpha grows."""
     warmup: float = 0.1
     every: int = 1
-    """ITM and LM are part of each step, or of one in so many: ITC alone takes a quarter of the time."""
+    """ITM, whose three pairs an image take most of the time, is part of one step in so many."""
 
 
 class FeatureTower(nn.Module):
@@ -118,7 +124,7 @@ def build(images: Images, text: Path, shape: Shape, seed: int) -> tuple[MED, Tex
     vision = VisionConfig(shape.width, 1, shape.width // 64, shape.width, 16 * shape.side, 16)
     med = MED(MEDConfig(vision, config, 256))
     med.vision = FeatureTower(images.shape, images.sample(), shape.width, shape.feature_drop)  # type: ignore[assignment]
-    take_text(med.text, text)
+    take_start(med, text)
     tokenizer = read_tokenizer(text, config)
     tokenizer.max_tokens = shape.max_tokens
     return med, tokenizer
@@ -144,21 +150,18 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
         lr=how.lr, min_lr=how.lr / 100, schedule="cosine", warmup_steps=int(how.warmup * how.steps),
         epochs=how.steps, global_batch=how.batch,
     )  # fmt: skip
-    named = [(p.dim() > 1, p) for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for d, p in named if d is k], "weight_decay": optim.weight_decay * k} for k in (True, False)
-    ]
+    groups = list(_groups(objective, how, optim.weight_decay))
     optimizer = torch.optim.AdamW(groups, lr=how.lr)
-    contrastive = how.objective.model_copy(update={"itm": 0.0, "lm": 0.0})
+    quick = how.objective.model_copy(update={"itm": 0.0})
     feed, views, losses = batches(pairs, how.batch, seed), images.inputs.shape[1], list[float]()
     for step in range(how.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(optim, step, 1)
+            group["lr"] = group["rate"] * learning_rate(optim, step, 1)
         objective.start_step(min(1.0, step / max(1.0, how.ramp * how.steps)))
         rows, texts = zip(*next(feed), strict=True)
         pixels = images.take(rows, rng.integers(views, size=len(rows)).tolist())
         batch = TrainBatch(pixels, list(texts), torch.tensor(rows), [str(row) for row in rows])
-        objective.config = how.objective if step % how.every == 0 else contrastive
+        objective.config = how.objective if step % how.every == 0 else quick
         with torch.autocast("cpu", torch.bfloat16):
             terms = objective(batch)
         loss = torch.stack(list(terms.values())).sum()
@@ -169,6 +172,20 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
         losses.append(float(loss.detach()))
     med.eval()
     return float(np.mean(losses[-max(1, how.steps // 10) :]))
+
+
+def _groups(objective: BlipObjective, how: Fit, decay: float) -> Iterator[dict[str, Any]]:
+    """Matrices decay, the rest does not; what came with a start learns more slowly."""
+    for old in (True, False):
+        for matrix in (True, False):
+            found = [
+                p
+                for name, p in objective.named_parameters()
+                if p.requires_grad
+                and (p.dim() > 1) is matrix
+                and (name.startswith(("med.text.", "med.lm_head.")) and ".cross_attention." not in name) is old
+            ]
+            yield {"params": found, "weight_decay": decay * matrix, "rate": how.slow if old else 1.0}
 
 
 def blip(med: MED, tokenizer: TextTokenizer) -> Blip:

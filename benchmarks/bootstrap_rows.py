@@ -39,8 +39,9 @@ class Lab:
         self.folder = work / recipe.fingerprint(tune, uids) / f"{setting}-{seed}"
         self.pairs = settings_of(rows, setting, seed, tune)
         human = [(i, rows[i].human) for i in self.pairs.human]
-        self.calibration = human[:: recipe.calibration]
-        self.human = [pair for k, pair in enumerate(human) if k % recipe.calibration]
+        calibrated = recipe.threshold is None
+        self.calibration = human[:: recipe.calibration] if calibrated else []
+        self.human = [pair for k, pair in enumerate(human) if not calibrated or k % recipe.calibration]
         self.web: list[Pair] = list(zip(self.pairs.web, self.pairs.web_texts, strict=True))
 
     def piece(self, name: str, make: Callable[[], Any]) -> Any:

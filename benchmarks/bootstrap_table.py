@@ -9,7 +9,8 @@ row keeps. Settings: `as-is` has the web texts' own noise, in `exchanged` half o
 
 Pieces lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more `--rows` or
 `--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
-`pip install -e '.[distill]'` for the frozen towers. A row and seed takes about two minutes of one core.
+`pip install -e '.[distill]'` for the frozen towers. The first row of a seed takes about ten minutes of one
+core, each further one four.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from benchmarks.bootstrap_model import Images
 from benchmarks.bootstrap_recipe import ROWS, Recipe
 from benchmarks.bootstrap_report import Results, write
 from benchmarks.bootstrap_rows import Lab
+from benchmarks.bootstrap_text import make_text
 from capfilt.errors import CapfiltError, ConfigError
 
 SETTINGS = ("as-is", "exchanged")
@@ -39,28 +41,22 @@ REDUCED = replace(Recipe(), steps=60, caption_steps=40, filter_steps=30)
 
 
 def warm_text(data: Path | None, cache: Path) -> Path:
-    """The text transformer's start: MiniLM distilled from texts that are neither human part nor test.
+    """The text transformer's start, of texts that are neither human part nor test; made once.
 
-    These are the web texts, and those of the diagrams where they are at hand; made once.
+    These are the web texts, and those of the diagrams where they are at hand.
     """
     out = cache / ("text" if data else "text-sample")
     if (out / "text.json").is_file():
         return out
     need_packages()
-    from capfilt.training.warmstart.text import run
-
     if data is None:
         texts = [f"{file}:text" for file in sorted((SAMPLE / "web").glob("*.parquet"))]
     else:
         texts = [f"{data / 'photos-train.parquet'}:web_text"]
         diagrams = data / "diagrams-train.parquet"
         texts += [f"{diagrams}:web_text,human_text"] if diagrams.is_file() else []
-    vocab, steps, held = (4000, 1500, 500) if data else (900, 150, 50)
-    shape = Recipe().shape
-    run(argparse.Namespace(
-        texts=texts, out=out, joint=None, init=None, vocab=vocab, width=shape.width, layers=shape.layers,
-        max_words=30, steps=steps, batch=128, held=held, lr=1e-3, seed=0, threads=2,
-    ))  # fmt: skip
+    vocab, steps, held = (6000, 2000, 500) if data else (900, 100, 50)
+    make_text(texts, out, Recipe().shape.layers, vocab, steps, held)
     return out
 
 

@@ -22,8 +22,8 @@ from capfilt.models.blip.tokenizer import SPECIAL, wordpiece
 
 WORDS = [f"word{i}" for i in range(40)]
 MICRO = Recipe(
-    shape=Shape(width=64, layers=1, side=1, max_tokens=12),
-    steps=2, batch=4, caption_steps=1, filter_steps=1, calibration=4,
+    shape=Shape(width=64, layers=(0,), side=1, max_tokens=12),
+    steps=2, batch=4, caption_steps=1, filter_steps=1, calibration=4, threshold=None,
     objective=OBJECTIVE.model_copy(update={"queue_size": 4}),
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ def write_text(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from capfilt.models.blip.config import MEDConfig, VisionConfig
-    from capfilt.models.blip.text import TextTransformer
+    from capfilt.models.blip.text import LMHead, TextTransformer
     from capfilt.models.blip.tokenizer import TextTokenizer
 
     vocab = [*SPECIAL, "human", "web", *WORDS, *(f"{i}" for i in range(10)), *(f"##{i}" for i in range(10))]
@@ -74,6 +74,7 @@ def write_text(folder: Path) -> None:
     TextTokenizer(wordpiece([*vocab, "[DEC]", "[ENC]"]), config).save(folder)
     state = TextTransformer(MEDConfig(VisionConfig(), config, encoder=True, decoder=False)).state_dict()
     save_file({k: v for k, v in state.items() if "cross_attention" not in k}, folder / "text.safetensors")
+    save_file(LMHead(config).state_dict(), folder / "head.safetensors")
     (folder / "text.json").write_text(json.dumps(asdict(config)))
 
 
