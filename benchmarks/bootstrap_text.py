@@ -92,13 +92,12 @@ def _learn(
         ids, mask = tokenizer.batch([texts[i] for i in rows])
         found = text.run("encoder", ids, mask, None)[:, 0].float()
         begun = ids[:, :-1].clone()
-        begun[:, 0] = text_config.dec_id
+        begun[:, 0] = tokenizer.config.dec_id
         logits = head(text.run("decoder", begun, None, None), text.word.weight)
         labels = ids.masked_fill(~mask, -100)[:, 1:]
         miss = 1 - F.cosine_similarity(found, targets[list(rows)], dim=-1).mean()
         return [miss, F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())]
 
-    text_config = tokenizer.config
     parameters = [*text.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)

@@ -13,33 +13,19 @@ from torch import Tensor
 from capfilt.errors import InputError
 from capfilt.models.blip import static
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.decoding import Drawn, _choose, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.sampling import apply_rules
 from capfilt.models.blip.static import StaticDecoder, release_all, rounded
 from capfilt.models.decoding import Decoding
+from tests.models.blip.decoders import PROMPT, SEP, VOCAB, build
 
-VOCAB, SEP, DEC = 60, 3, 58
-PROMPT = torch.tensor([DEC, 7, 8, 9])
 UIDS = [f"row-{i}" for i in range(13)]
 
 
 @pytest.fixture(scope="module")
 def med() -> MED:
-    """A random decoder whose captions differ by image and end at different lengths."""
-    vision = VisionConfig(width=32, layers=1, heads=2, mlp_width=64, image_size=32, patch_size=16)
-    text = TextConfig(VOCAB, 32, 2, 2, 64, max_positions=40, dec_id=DEC, sep_id=SEP)
-    torch.manual_seed(4)
-    made = MED(MEDConfig(vision=vision, text=text, embed_dim=8, encoder=False))
-    for parameter in made.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    for layer in made.text.layers:
-        layer.cross_attention.attention.out.weight.data *= 10
-    made.text.word.weight.data *= 3
-    made.text.position.weight.data *= 8
-    made.lm_head.bias.data[SEP] = 2.0
-    return made.eval()
+    return build(4)
 
 
 @pytest.fixture(scope="module")
