@@ -23,7 +23,7 @@ class Caption:
     """pairs -> `captions`, one list a row, sample by sample."""
 
     name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
 

@@ -26,7 +26,7 @@ class Score:
     """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
 
     name: ClassVar[str] = "score"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption")
 

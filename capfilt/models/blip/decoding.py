@@ -29,6 +29,10 @@ from capfilt.models.blip.static import StaticDecoder
 from capfilt.models.blip.text import AttentionBlock, TextLayer
 from capfilt.models.decoding import Decoding
 
+ROWS = 4
+"""Rows whose nucleus is cut at a time on a CPU: a vocabulary of doubles a row leaves the cache (24 rows of 30524 tokens
+take 14 ms at once, 8 by fours)."""
+
 Drawn = tuple[list[int], float]
 """Generated ids, without prompt and [SEP], and the mean natural-log probability of the generated tokens."""
 
@@ -220,5 +224,7 @@ def _one_by_one(
 
 def _choose(scores: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     if decoding.method == "nucleus":
-        return draw(nucleus(scores, decoding.top_p, decoding.temperature), uniform)
+        few = ROWS if scores.device.type == "cpu" else len(scores)
+        parts = zip(torch.split(scores, few), torch.split(uniform, few), strict=True)
+        return torch.cat([draw(nucleus(part, decoding.top_p, decoding.temperature), noise) for part, noise in parts])
     return scores.argmax(-1)

@@ -111,6 +111,30 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias, self._packed, gelu=True)
 
 
+class Feed:
+    """rest + down(gelu(up(x))), the hidden width taken part by part, so that what lies between stays in cache."""
+
+    WIDTH = 1024
+    """Of a part: 1154 rows of 768 -> 3072 -> 768 reach 0.91 of the core's peak, in one piece 0.88 (AVX512)."""
+
+    def __init__(self) -> None:
+        self._parts: Derived[list[tuple[Packed, Packed]]] = Derived()
+
+    def __call__(self, rest: Tensor, up: nn.Module, down: nn.Module, x: Tensor) -> Tensor:
+        """rest and x (..., D), two rows or more -> (..., D). Other layers than `Linear` on a CPU are asked whole."""
+        if not (isinstance(up, Linear) and isinstance(down, Linear) and packs(rest, x, up.weight, down.weight)):
+            return add_to(rest, down, gelu(up, x))
+        parts = self._parts.get([up.weight, down.weight], lambda: self._split(up.weight, down.weight))
+        closing: Tensor | None = down.bias
+        for (first, then), bias in zip(parts, torch.split(up.bias, self.WIDTH), strict=True):
+            rest, closing = then.add_to(rest, first(x, bias, gelu=True), closing), None
+        return rest
+
+    def _split(self, up: Tensor, down: Tensor) -> list[tuple[Packed, Packed]]:
+        both = zip(torch.split(up, self.WIDTH), torch.split(down, self.WIDTH, dim=1), strict=True)
+        return [(Packed(first), Packed(then)) for first, then in both]
+
+
 def add_to(rest: Tensor, layer: nn.Module, x: Tensor) -> Tensor:
     """rest + layer(x) of a `Linear`, or of what stands in its place; the sum, too, is taken in cache."""
     if isinstance(layer, Linear) and packs(rest, x, layer.weight) and rest.numel() > rest.shape[-1]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from capfilt.models.blip.packed import THERE, Linear, gelu, packs
+from capfilt.models.blip.packed import THERE, Feed, Linear, gelu, packs
 
 
 def layer(inputs: int = 48, outputs: int = 72) -> Linear:
@@ -43,6 +43,25 @@ def test_gelu_of_it_has_the_bits_of_gelu_after_it() -> None:
         assert torch.equal(gelu(one, x[:1, 0]), F.gelu(one(x[:1, 0])))
     assert torch.equal(gelu(one, x), F.gelu(F.linear(x, one.weight, one.bias)))
     assert torch.equal(gelu(nn.Identity(), x), F.gelu(x))
+
+
+@pytest.mark.parametrize("hidden", [72, Feed.WIDTH, 2 * Feed.WIDTH + 40])
+def test_feeding_by_parts_of_the_hidden_width(hidden: int) -> None:
+    feed, up, down = Feed(), layer(48, hidden), layer(hidden, 48)
+    x, rest = torch.randn(2, 40, 48), torch.randn(2, 40, 48)
+    whole = rest + down(F.gelu(up(x)))
+    torch.testing.assert_close(feed(rest, up, down, x), whole)
+    with torch.inference_mode():
+        before, got = rest.clone(), feed(rest, up, down, x)
+        torch.testing.assert_close(got, whole, atol=1e-5, rtol=1e-5)
+        assert torch.equal(rest, before)
+        for rows in (2, 17, 39):
+            assert torch.equal(feed(rest[:1, :rows], up, down, x[:1, :rows]), got[:1, :rows])
+        assert feed(rest, nn.Linear(48, 8), nn.Linear(8, 48), x).shape == rest.shape
+    with torch.no_grad():
+        down.weight.mul_(2.0)
+    with torch.inference_mode():
+        torch.testing.assert_close(feed(rest, up, down, x), rest + down(F.gelu(up(x))), atol=1e-5, rtol=1e-5)
 
 
 def test_changed_weights_are_packed_anew() -> None:
