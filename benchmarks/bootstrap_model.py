@@ -39,11 +39,11 @@ class Shape:
 
     width: int = 256
     """Of the image states; the text's is MiniLM's."""
-    layers: tuple[int, ...] = (0, 2, 5)
+    layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Which of MiniLM's six."""
     side: int = 4
     """Cells along a side after pooling."""
-    max_tokens: int = 20
+    max_tokens: int = 30
     feature_drop: float = 0.3
 
 
@@ -54,7 +54,7 @@ class Fit:
     steps: int
     batch: int
     lr: float
-    """Of what begins fresh; `slow` times that is MiniLM's."""
+    """Of what begins fresh; `slow` times that is the text transformer's."""
     objective: ObjectiveConfig
     slow: float = 0.2
     ramp: float = 0.15
@@ -62,6 +62,8 @@ class Fit:
     warmup: float = 0.1
     every: int = 1
     """ITM, whose three pairs an image take most of the time, is part of one step in so many."""
+    lm_every: int = 1
+    """LM likewise."""
 
 
 class FeatureTower(nn.Module):
@@ -152,7 +154,7 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
     )  # fmt: skip
     groups = list(_groups(objective, how, optim.weight_decay))
     optimizer = torch.optim.AdamW(groups, lr=how.lr)
-    quick = how.objective.model_copy(update={"itm": 0.0})
+    left_out = {"itm": how.every, "lm": how.lm_every}
     feed, views, losses = batches(pairs, how.batch, seed), images.inputs.shape[1], list[float]()
     for step in range(how.steps):
         for group in optimizer.param_groups:
@@ -161,7 +163,8 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
         rows, texts = zip(*next(feed), strict=True)
         pixels = images.take(rows, rng.integers(views, size=len(rows)).tolist())
         batch = TrainBatch(pixels, list(texts), torch.tensor(rows), [str(row) for row in rows])
-        objective.config = how.objective if step % how.every == 0 else quick
+        without = {name: 0.0 for name, every in left_out.items() if step % every}
+        objective.config = how.objective.model_copy(update=without)
         with torch.autocast("cpu", torch.bfloat16):
             terms = objective(batch)
         loss = torch.stack(list(terms.values())).sum()
@@ -175,7 +178,7 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
 
 
 def _groups(objective: BlipObjective, how: Fit, decay: float) -> Iterator[dict[str, Any]]:
-    """Matrices decay, the rest does not; what came with a start learns more slowly."""
+    """Matrices decay, the rest does not; the text transformer and its head on words learn more slowly."""
     for old in (True, False):
         for matrix in (True, False):
             found = [

@@ -26,16 +26,20 @@ class Recipe:
     """The same for every row."""
 
     shape: Shape = field(default_factory=Shape)
-    steps: int = 300
+    steps: int = 200
     batch: int = 64
     lr: float = 1.5e-3
-    every: int = 4
+    every: int = 8
+    """ITM is part of one step in so many, LM (`lm_every`) likewise."""
+    lm_every: int = 8
     caption_steps: int = 200
     caption_lr: float = 1e-3
-    filter_steps: int = 100
+    filter_steps: int = 60
     filter_lr: float = 5e-4
-    threshold: float | None = 0.5
-    """Of P(match), the paper's; None: calibrated, see `Lab.threshold`."""
+    threshold: float | None = 0.3
+    """Of web texts' P(match), the paper's is 0.5; None: calibrated, see `Lab.threshold`."""
+    caption_threshold: float = 0.5
+    """Of captions', which the filter rates higher; not asked where the threshold is calibrated."""
     calibration: int = 10
     """With a calibrated threshold one human pair in so many is kept for it, out of every training."""
     objective: ObjectiveConfig = field(default_factory=lambda: OBJECTIVE)

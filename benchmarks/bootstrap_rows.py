@@ -79,7 +79,7 @@ class Lab:
     def pretraining(self) -> Fit:
         """Every row's."""
         r = self.recipe
-        return Fit(r.steps, r.batch, r.lr, r.objective, every=r.every)
+        return Fit(r.steps, r.batch, r.lr, r.objective, every=r.every, lm_every=r.lm_every)
 
     def _fit(self, med: MED, pairs: Sequence[Pair], how: Fit, noise: int) -> None:
         fit(med, self.tokenizer, self.images, pairs, how, 1000 * self.seed + noise)
@@ -122,10 +122,13 @@ class Lab:
         result: Scores = self.piece(f"scores-{model}-{name}", make)
         return result
 
-    def threshold(self, model: str) -> float:
-        """The recipe's, or what parts human texts best from others' (Youden's J), on pairs kept out of training."""
+    def threshold(self, model: str, name: str = "web") -> float:
+        """The recipe's, for web texts or captions; or what parts human texts best from others', for both.
+
+        That is Youden's J, on pairs kept out of training.
+        """
         if self.recipe.threshold is not None:
-            return self.recipe.threshold
+            return self.recipe.threshold if name == "web" else self.recipe.caption_threshold
 
         def make() -> float:
             judge, pairs = blip(self.model(model), self.tokenizer), self.calibration
@@ -140,7 +143,7 @@ class Lab:
     def kept(self, filters: Sequence[str], name: str, texts: Texts) -> list[Pair]:
         """The texts whose mean P(match) reaches the mean threshold, with their images."""
         scores = [self.scores(model, name, texts) for model in filters]
-        threshold = float(np.mean([self.threshold(model) for model in filters]))
+        threshold = float(np.mean([self.threshold(model, name) for model in filters]))
         found = []
         for place, (row, each) in enumerate(zip(self.pairs.web, texts, strict=True)):
             means = [float(np.mean([score[place][k] for score in scores])) for k in range(len(each))]
@@ -206,7 +209,7 @@ class Lab:
         if row != "filter":
             name = {"beam": "beam", "five-captions": "five"}.get(row, "captions")
             said = json.loads((self.folder / f"scores-{model}-{name}.json").read_text())
-            found["synthetic_noise"] = float((np.array(said) < self.threshold(model)).mean())
+            found["synthetic_noise"] = float((np.array(said) < self.threshold(model, name)).mean())
         if self.pairs.exchanged is not None:
             own = ~np.array(self.pairs.exchanged)
             found["precision"] = float(own[keep].mean()) if keep.any() else None

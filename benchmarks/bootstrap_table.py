@@ -41,7 +41,7 @@ REDUCED = replace(Recipe(), steps=60, caption_steps=40, filter_steps=30)
 
 
 def warm_text(data: Path | None, cache: Path) -> Path:
-    """The text transformer's start, of texts that are neither human part nor test; made once.
+    """The text transformer's start, made once; its vocabulary is of texts that are neither human part nor test.
 
     These are the web texts, and those of the diagrams where they are at hand.
     """
@@ -55,8 +55,7 @@ def warm_text(data: Path | None, cache: Path) -> Path:
         texts = [f"{data / 'photos-train.parquet'}:web_text"]
         diagrams = data / "diagrams-train.parquet"
         texts += [f"{diagrams}:web_text,human_text"] if diagrams.is_file() else []
-    vocab, steps, held = (6000, 2000, 500) if data else (900, 100, 50)
-    make_text(texts, out, Recipe().shape.layers, vocab, steps, held)
+    make_text(texts, out, Recipe().shape.layers)
     return out
 
 

@@ -1,35 +1,31 @@
 """The experiment's text start: MiniLM-L6 (MIT, from PyPI) as MED's text transformer, as the paper starts from a BERT.
 
-Some of its layers, and of its vocabulary the pieces that the texts at hand use most. Then, on texts without images, the
-encoder's half learns again the whole MiniLM's embedding, as the mean of a text's tokens, and the decoder's half, which
-MiniLM does not have, to go on with a text. The texts are the web texts and, where they are at hand, those of the
-diagrams: neither the human part's nor the test's.
+Of its vocabulary the pieces in the texts at hand: the web texts and, where they are at hand, those of the diagrams,
+neither the human part's nor the test's. The encoder's half reads a text as MiniLM does, as the mean of its tokens; the
+decoder's half has the same layers and learns to go on with a text in pre-training.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.names import hub_names
-from capfilt.models.blip.text import LMHead, TextTransformer
+from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
 from capfilt.training.towers import take_text
 from capfilt.training.warmstart.text import choose_vocab, read_texts, teacher
 
 MAX_WORDS = 30
 POSITIONS = 64
-BATCH, RATE, TOKENS = 48, 5e-4, 22
 
 
 class MeanText(TextTransformer):
@@ -44,75 +40,33 @@ class MeanText(TextTransformer):
         return torch.cat([(x * there).sum(1, keepdim=True) / there.sum(1, keepdim=True), x[:, 1:]], dim=1)
 
 
-def make_text(sources: list[str], out: Path, layers: Sequence[int], vocab: int, steps: int, held: int) -> None:
+def make_text(sources: list[str], out: Path, layers: Sequence[int]) -> None:
     """Writes a folder that `take_start` and `read_tokenizer` read.
 
     Args:
-        sources: `file:column,column` as for the warm start.
+        sources: `file:column,column` as for the warm start; their pieces are the vocabulary.
         layers: which of MiniLM's six.
-        vocab: tokens, [DEC] and [ENC] among them.
-        held: texts kept out of the distillation, to be told how well it went.
     """
-    torch.manual_seed(0)
-    texts = read_texts(sources, MAX_WORDS)
-    texts = [texts[i] for i in torch.randperm(len(texts)).tolist()]
     model = teacher()
     bert = model[0].auto_model
-    words = choose_vocab(texts, model.tokenizer, vocab)
+    words = choose_vocab(read_texts(sources, MAX_WORDS), model.tokenizer, bert.config.vocab_size)
     config = TextConfig(
-        vocab_size=vocab, width=bert.config.hidden_size, layers=len(layers), heads=bert.config.num_attention_heads,
-        mlp_width=bert.config.intermediate_size, max_positions=POSITIONS, dropout=0.1, dec_id=len(words),
-        sep_id=words.index("[SEP]"), pad_id=0,
+        vocab_size=len(words) + 2, width=bert.config.hidden_size, layers=len(layers),
+        heads=bert.config.num_attention_heads, mlp_width=bert.config.intermediate_size, max_positions=POSITIONS,
+        dropout=0.1, dec_id=len(words), sep_id=words.index("[SEP]"), pad_id=0,
     )  # fmt: skip
-    tokenizer = TextTokenizer(wordpiece([*words, "[DEC]", "[ENC]"]), config, TOKENS)
-    text, head = MeanText(MEDConfig(VisionConfig(), config)), LMHead(config)
+    text = MeanText(MEDConfig(VisionConfig(), config))
     text.load_state_dict(_cut(bert, text, layers, _ids(model.tokenizer, words)), strict=False)
-    targets = torch.from_numpy(model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False))
-    _learn(text, head, tokenizer, texts, targets, steps, held)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(out)
+    TextTokenizer(wordpiece([*words, "[DEC]", "[ENC]"]), config, POSITIONS).save(out)
     save_file({k: v.contiguous() for k, v in text.state_dict().items() if "cross_" not in k}, out / "text.safetensors")
-    save_file(head.state_dict(), out / "head.safetensors")
     (out / "text.json").write_text(json.dumps(asdict(config), indent=2))
 
 
 def take_start(med: MED, folder: Path) -> None:
-    """MED's text transformer and LM head from such a folder; cross-attention stays as it is."""
+    """MED's text transformer from such a folder; cross-attention stays as it is."""
     med.text = MeanText(med.config)
     take_text(med.text, folder)
-    med.lm_head.load_state_dict(load_file(folder / "head.safetensors"))
-
-
-def _learn(
-    text: MeanText, head: LMHead, tokenizer: TextTokenizer, texts: list[str], targets: Tensor, steps: int, held: int
-) -> None:
-    """AdamW on 1 - cosine and on the next token's cross-entropy."""
-
-    def losses(rows: Sequence[int]) -> list[Tensor]:
-        ids, mask = tokenizer.batch([texts[i] for i in rows])
-        found = text.run("encoder", ids, mask, None)[:, 0].float()
-        begun = ids[:, :-1].clone()
-        begun[:, 0] = tokenizer.config.dec_id
-        logits = head(text.run("decoder", begun, None, None), text.word.weight)
-        labels = ids.masked_fill(~mask, -100)[:, 1:]
-        miss = 1 - F.cosine_similarity(found, targets[list(rows)], dim=-1).mean()
-        return [miss, F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())]
-
-    parameters = [*text.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
-    text.train()
-    for _ in range(steps):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = torch.stack(losses(torch.randint(len(texts) - held, (BATCH,)).tolist())).sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    text.eval()
-    with torch.no_grad():
-        miss, lm = (float(one) for one in losses(range(len(texts) - held, len(texts))))
-    print(f"text start, held-out texts: 1 - cosine {miss:.3f}, LM {lm:.2f}", file=sys.stderr, flush=True)
 
 
 def _ids(tokenizer: Any, words: list[str]) -> list[int]:

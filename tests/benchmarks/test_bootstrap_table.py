@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bootstrap_rows
+from benchmarks import bootstrap_model, bootstrap_rows
 from benchmarks.bootstrap_data import Row, exchange, read_rows, settings_of, split
 from benchmarks.bootstrap_features import Features, need_packages
-from benchmarks.bootstrap_model import Images, Shape, batches
+from benchmarks.bootstrap_model import Fit, Images, Shape, batches, fit
 from benchmarks.bootstrap_recipe import OBJECTIVE, ROWS, Recipe
 from benchmarks.bootstrap_report import NOTES, markdown, svg, write
 from benchmarks.bootstrap_rows import Lab
@@ -62,7 +62,7 @@ def write_text(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from capfilt.models.blip.config import MEDConfig, VisionConfig
-    from capfilt.models.blip.text import LMHead, TextTransformer
+    from capfilt.models.blip.text import TextTransformer
     from capfilt.models.blip.tokenizer import TextTokenizer
 
     vocab = [*SPECIAL, "human", "web", *WORDS, *(f"{i}" for i in range(10)), *(f"##{i}" for i in range(10))]
@@ -74,7 +74,6 @@ def write_text(folder: Path) -> None:
     TextTokenizer(wordpiece([*vocab, "[DEC]", "[ENC]"]), config).save(folder)
     state = TextTransformer(MEDConfig(VisionConfig(), config, encoder=True, decoder=False)).state_dict()
     save_file({k: v for k, v in state.items() if "cross_attention" not in k}, folder / "text.safetensors")
-    save_file(LMHead(config).state_dict(), folder / "head.safetensors")
     (folder / "text.json").write_text(json.dumps(asdict(config)))
 
 
@@ -117,10 +116,23 @@ def test_an_epoch_has_every_pair_once() -> None:
     assert sorted(pair for _ in range(5) for pair in next(feed)) == sorted(pairs * 2)
 
 
+def test_itm_and_lm_are_part_of_some_steps(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, forward = [], bootstrap_model.BlipObjective.forward
+
+    def told(self, batch):
+        seen.append((self.config.itm > 0, self.config.lm > 0))
+        return forward(self, batch)
+
+    monkeypatch.setattr(bootstrap_model.BlipObjective, "forward", told)
+    how = Fit(4, 4, 1e-4, MICRO.objective, every=2, lm_every=3)
+    fit(lab.model("row-raw"), lab.tokenizer, lab.images, lab.human, how, 0)
+    assert seen[-4:] == [(True, True), (False, False), (True, False), (False, True)]
+
+
 def test_rows_train_on_what_they_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     n, web = len(lab.human), len(lab.web)
     monkeypatch.setattr(lab, "captions", lambda model, beam=False, count=1: [["word1 word2"] * count] * web)
-    monkeypatch.setattr(lab, "threshold", lambda model: 0.5)
+    monkeypatch.setattr(lab, "threshold", lambda model, name="web": 0.5)
     monkeypatch.setattr(lab, "scores", lambda model, name, texts: [[k % 2 for k, _ in enumerate(t, 1)] for t in texts])
     sizes = {row: len(lab.dataset(row)) - n for row in ROWS if row != "two-rounds"}
     assert (sizes["raw"], sizes["captioner"], sizes["filter"]) == (web, 2 * web, web)
