@@ -9,8 +9,8 @@ row keeps. Settings: `as-is` has the web texts' own noise, in `exchanged` half o
 
 Pieces lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more `--rows` or
 `--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
-`pip install -e '.[distill]'` for the frozen towers. The first row of a seed takes about ten minutes of one
-core, each further one four.
+`pip install -e '.[distill]'` for the frozen towers. The first row of a seed takes about 13 minutes of one
+core, each further one six.
 """
 
 import argparse
