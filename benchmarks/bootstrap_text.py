@@ -1,8 +1,8 @@
 """The experiment's text start: MiniLM-L6 (MIT, from PyPI) as MED's text transformer, as the paper starts from a BERT.
 
 Of its vocabulary the pieces in the texts at hand: the web texts and, where they are at hand, those of the diagrams,
-neither the human part's nor the test's. The encoder's half reads a text as MiniLM does, as the mean of its tokens; the
-decoder's half has the same layers and learns to go on with a text in pre-training.
+neither the human part's nor the test's. The encoder reads a text as MiniLM does, as the mean of its tokens. The decoder
+shares all with it but self-attention, which MiniLM does not have for it: drawn here, once for all seeds.
 """
 
 import json
@@ -47,6 +47,7 @@ def make_text(sources: list[str], out: Path, layers: Sequence[int]) -> None:
         sources: `file:column,column` as for the warm start; their pieces are the vocabulary.
         layers: which of MiniLM's six.
     """
+    torch.manual_seed(0)
     model = teacher()
     bert = model[0].auto_model
     words = choose_vocab(read_texts(sources, MAX_WORDS), model.tokenizer, bert.config.vocab_size)

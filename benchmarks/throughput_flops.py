@@ -110,8 +110,8 @@ def _states(config: MEDConfig) -> int:
 def gemm_peak(repeats: int = 40) -> float:
     """GFLOP/s of float32 products with all of torch's threads: the best of MKL and oneDNN and two shapes, medians.
 
-    Of products one after the other for a second or two, as a model's are: a processor's first 50 ms are faster (3
-    repeats give 365 .. 390 GFLOP/s where 40 give 364 .. 369).
+    Of products one after the other for a second or two, as a model's are. It drifts with the processor's clock all the
+    same: 366 .. 431 GFLOP/s within an hour on one virtual machine of two cores.
     """
     best = 0.0
     for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
