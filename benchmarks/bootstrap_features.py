@@ -23,7 +23,7 @@ from capfilt.errors import ConfigError
 from capfilt.images import decode_image
 from capfilt.training.warmstart.views import CHANNELS, GRID, normalised, stacked, teacher, view
 
-VIEWS, CELL, CHUNK = 4, 192, 128
+VIEWS, CELL, CHUNK, PASS = 4, 192, 128, 4
 BASIS_IMAGES = 512
 
 
@@ -68,7 +68,7 @@ def _basis(rows: Sequence[Row], folder: Path) -> NDArray[np.float32]:
     if not file.is_file():
         train = [row.image for row in rows if row.part != "test"]
         chosen = random.Random(0).sample(train, min(BASIS_IMAGES, len(train)))
-        cells = np.concatenate([_see(chosen[i : i + 16], 0, 0)[1] for i in range(0, len(chosen), 16)])
+        cells = np.concatenate([_see(chosen[i : i + PASS], 0, 0)[1] for i in range(0, len(chosen), PASS)])
         x = torch.from_numpy(cells.reshape(-1, CHANNELS))
         _, vectors = torch.linalg.eigh(torch.cov((x - x.mean(0)).T))
         _write(file, lambda path: np.save(path, vectors.flip(1)[:, :CELL].contiguous().numpy()))
@@ -99,8 +99,8 @@ def _see(images: Sequence[bytes], index: int, first: int) -> tuple[NDArray[np.fl
 def _chunk(images: list[bytes], start: int, basis: NDArray[np.float32], folder: Path) -> None:
     pooled = np.empty((len(images), VIEWS, CHANNELS), np.float16)
     cells = np.empty((len(images), VIEWS, GRID * GRID, basis.shape[1]), np.float16)
-    for at in range(0, len(images), 16):
-        part = slice(at, at + 16)
+    for at in range(0, len(images), PASS):
+        part = slice(at, at + PASS)
         for index in range(VIEWS):
             seen = _see(images[part], index, start + at)
             pooled[part, index], cells[part, index] = seen[0], seen[1] @ basis

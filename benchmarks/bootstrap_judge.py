@@ -1,11 +1,12 @@
 """What models do in the experiment besides learning: caption images, judge texts, be tested."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.bootstrap_model import Images, Pair
 from capfilt.evaluation.captions import cider
@@ -34,16 +35,35 @@ def caption(
     return found
 
 
-def judge(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+def cosines(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """(len(pairs),) of ITC; -1 for an empty text."""
+    return _judged(pairs, -1.0, lambda rows, texts: _cosine(model, _states(model, images, rows), texts))
+
+
+def matches(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """(len(pairs),) P(match) of ITM; 0 for an empty text."""
-    found = np.zeros(len(pairs))
+
+    def match(rows: Sequence[int], texts: Sequence[str]) -> Tensor:
+        return model.itm_logits(_states(model, images, rows), texts, torch.arange(len(rows))).softmax(-1)[:, 1]
+
+    return _judged(pairs, 0.0, match)
+
+
+def _judged(
+    pairs: Sequence[Pair], nothing: float, judge: Callable[[Sequence[int], Sequence[str]], Tensor]
+) -> NDArray[np.float64]:
+    found = np.full(len(pairs), nothing)
     some = [i for i, (_, text) in enumerate(pairs) if text]
     for start in range(0, len(some), _BATCH):
         part = some[start : start + _BATCH]
-        states = _states(model, images, [pairs[i][0] for i in part])
-        logits = model.itm_logits(states, [pairs[i][1] for i in part], torch.arange(len(part)))
-        found[part] = logits.softmax(-1)[:, 1].double().numpy()
+        found[part] = judge(*zip(*(pairs[i] for i in part), strict=True)).double().numpy()
     return found
+
+
+@torch.inference_mode()
+def _cosine(model: Blip, states: Tensor, texts: Sequence[str]) -> Tensor:
+    image, text = features(model.med, states, *model.tokenizer.batch(list(texts)))
+    return (image * text).sum(-1)
 
 
 def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:

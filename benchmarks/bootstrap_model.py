@@ -6,6 +6,7 @@ off the mean of its tokens. All else is the product's: ITC with momentum queue a
 negatives, LM; sampling; scoring.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bootstrap_features import Features
-from benchmarks.bootstrap_text import take_start
+from benchmarks.bootstrap_text import is_fresh, take_start
 from capfilt.models.blip import Blip
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.image import ImageProcessor
 from capfilt.models.blip.layers import init_weights
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
+from capfilt.models.precision import has_bf16
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.objective import BlipObjective, ObjectiveConfig
 from capfilt.training.parts import OptimPart
@@ -44,7 +46,10 @@ class Shape:
     side: int = 4
     """Cells along a side after pooling."""
     max_tokens: int = 30
-    feature_drop: float = 0.3
+    feature_drop: float = 0.5
+    """Of the vision tower's inputs."""
+    text_drop: float = 0.4
+    """Of what MiniLM makes of a text."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Fit:
     steps: int
     batch: int
     lr: float
-    """Of what begins fresh; `slow` times that is the text transformer's."""
+    """Of what begins fresh; `slow` times that is that of MiniLM's layers."""
     objective: ObjectiveConfig
     slow: float = 0.2
     ramp: float = 0.15
@@ -64,6 +69,10 @@ class Fit:
     """ITM, whose three pairs an image take most of the time, is part of one step in so many."""
     lm_every: int = 1
     """LM likewise."""
+    free: bool = False
+    """MiniLM's layers learn too: for LM alone, since what they read of a text for ITC is remembered."""
+    tokens: int | None = None
+    """Texts are cut there, rather than where the model cuts them."""
 
 
 class FeatureTower(nn.Module):
@@ -126,19 +135,26 @@ def build(images: Images, text: Path, shape: Shape, seed: int) -> tuple[MED, Tex
     vision = VisionConfig(shape.width, 1, shape.width // 64, shape.width, 16 * shape.side, 16)
     med = MED(MEDConfig(vision, config, 256))
     med.vision = FeatureTower(images.shape, images.sample(), shape.width, shape.feature_drop)  # type: ignore[assignment]
-    take_start(med, text)
+    take_start(med, text, shape.text_drop)
     tokenizer = read_tokenizer(text, config)
     tokenizer.max_tokens = shape.max_tokens
     return med, tokenizer
 
 
 def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[Pair]]:
-    """Epoch after epoch in new orders, without end; an epoch's incomplete batch goes on into the next."""
+    """Epoch after epoch of the images in new orders, without end, each with one of its texts, drawn anew.
+
+    An epoch's incomplete batch goes on into the next.
+    """
     rng = np.random.default_rng(seed)
-    waiting: list[Pair] = []
+    texts: dict[int, list[str]] = {}
+    for image, text in pairs:
+        texts.setdefault(image, []).append(text)
+    images, waiting = list(texts), list[Pair]()
     while True:
         while len(waiting) < size:
-            waiting += [pairs[i] for i in rng.permutation(len(pairs))]
+            order = [images[i] for i in rng.permutation(len(images))]
+            waiting += [(image, texts[image][rng.integers(len(texts[image]))]) for image in order]
         yield waiting[:size]
         waiting = waiting[size:]
 
@@ -147,6 +163,10 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
     """Trains in place; the mean loss of the last tenth."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 1)
+    med.text.freeze(not how.free)  # type: ignore[operator]
+    if how.tokens is not None:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.max_tokens = how.tokens
     objective = BlipObjective(med, tokenizer, how.objective).train()
     optim = OptimPart(
         lr=how.lr, min_lr=how.lr / 100, schedule="cosine", warmup_steps=int(how.warmup * how.steps),
@@ -165,7 +185,7 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
         batch = TrainBatch(pixels, list(texts), torch.tensor(rows), [str(row) for row in rows])
         without = {name: 0.0 for name, every in left_out.items() if step % every}
         objective.config = how.objective.model_copy(update=without)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(torch.device("cpu"))):
             terms = objective(batch)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -178,15 +198,14 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
 
 
 def _groups(objective: BlipObjective, how: Fit, decay: float) -> Iterator[dict[str, Any]]:
-    """Matrices decay, the rest does not; the text transformer and its head on words learn more slowly."""
+    """Matrices decay, the rest does not; MiniLM's layers learn more slowly than what begins fresh."""
+    named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     for old in (True, False):
         for matrix in (True, False):
             found = [
                 p
-                for name, p in objective.named_parameters()
-                if p.requires_grad
-                and (p.dim() > 1) is matrix
-                and (name.startswith(("med.text.", "med.lm_head.")) and ".cross_attention." not in name) is old
+                for name, p in named
+                if (p.dim() > 1) is matrix and (name.startswith("med.text.") and not is_fresh(name)) is old
             ]
             yield {"params": found, "weight_decay": decay * matrix, "rate": how.slow if old else 1.0}
 

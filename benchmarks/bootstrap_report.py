@@ -22,7 +22,8 @@ PAPER = [
     ("captioner+filter", "raw", ">"),
     ("control", "raw", "="),
     ("captioner+filter", "control", ">"),
-    ("captioner+filter", "beam", ">"),
+    ("captioner+filter", "one-caption", "?"),
+    ("one-caption", "beam", ">"),
     ("captioner+filter", "shared", ">"),
     ("captioner+filter", "continued", "="),
     ("two-rounds", "captioner+filter", "?"),
@@ -75,14 +76,14 @@ def markdown(results: Results, command: str) -> str:
 def _table(results: Results, setting: str, rows: Sequence[str]) -> list[str]:
     lines = [
         "| row | pairs | R@1 | t2i R@1 / 5 / 10 | i2t R@1 / 5 / 10 | CIDEr | noise web / synthetic "
-        "| precision / recall / AUC |",
+        "| precision / recall / AUC of ITC, of ITM |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         found = of(results, setting, row)
         ways = (" / ".join(_percent(_mean(found, f"{way}_r{k}")) for k in (1, 5, 10)) for way in ("t2i", "i2t"))
         noise = " / ".join(_percent(_mean(found, name)) for name in ("web_noise", "synthetic_noise"))
-        truth = " / ".join(_percent(_mean(found, name)) for name in ("precision", "recall", "auc"))
+        truth = " / ".join(_percent(_mean(found, name)) for name in ("precision", "recall", "auc", "itm_auc"))
         r1 = _interval(estimate([hits(one) for one in found]))
         pairs = f"{_mean(found, 'pairs'):.0f}"
         cider = f"{_mean(found, 'cider'):.3f}"

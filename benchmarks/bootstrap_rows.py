@@ -20,11 +20,13 @@ from benchmarks.bootstrap_data import Row, settings_of
 from benchmarks.bootstrap_model import Fit, Images, Pair, blip, build, fit
 from benchmarks.bootstrap_recipe import Recipe
 from benchmarks.bootstrap_stats import auc
+from capfilt.models.blip import Decoding
 from capfilt.models.blip.med import MED
 
 Texts = list[list[str]]
 """Captions, one list an image."""
 Scores = list[list[float]]
+"""Cosines, one list an image."""
 
 
 class Lab:
@@ -38,10 +40,7 @@ class Lab:
         uids = [row.uid for row in rows]
         self.folder = work / recipe.fingerprint(tune, uids) / f"{setting}-{seed}"
         self.pairs = settings_of(rows, setting, seed, tune)
-        human = [(i, rows[i].human) for i in self.pairs.human]
-        calibrated = recipe.threshold is None
-        self.calibration = human[:: recipe.calibration] if calibrated else []
-        self.human = [pair for k, pair in enumerate(human) if not calibrated or k % recipe.calibration]
+        self.human: list[Pair] = [(i, rows[i].human) for i in self.pairs.human]
         self.web: list[Pair] = list(zip(self.pairs.web, self.pairs.web_texts, strict=True))
 
     def piece(self, name: str, make: Callable[[], Any]) -> Any:
@@ -90,65 +89,61 @@ class Lab:
         start, r = f"row-{row or 'raw'}", self.recipe
         if kind.startswith("row-"):
             return self.pretrained(kind.removeprefix("row-"))
-        change, steps, lr, noise = {
-            "captioner": ({"itc": 0.0, "itm": 0.0, "label_smoothing": 0.0}, r.caption_steps, r.caption_lr, 1),
-            "filter": ({"lm": 0.0, "positives": True}, r.filter_steps, r.filter_lr, 2),
-            "filter-2": ({"lm": 0.0, "positives": True}, r.filter_steps, r.filter_lr, 3),
-            "shared": ({"positives": True}, r.caption_steps, r.filter_lr, 4),
+        how, noise = {
+            "captioner": (self._captioning, 1),
+            "filter": (self._filtering(r.filter_steps, lm=0.0), 2),
+            "filter-2": (self._filtering(r.filter_steps, lm=0.0), 3),
+            "shared": (self._filtering(r.caption_steps), 4),
         }[kind]
-        how = Fit(steps, r.batch, lr, r.objective.model_copy(update=change))
         return self.weights(name, lambda med: self._fit(med, self.human, how, noise), start)
 
-    def captions(self, model: str, beam: bool = False, count: int = 1) -> Texts:
-        """`count` captions of each web image."""
+    @property
+    def _captioning(self) -> Fit:
+        r, only = self.recipe, {"itc": 0.0, "itm": 0.0, "label_smoothing": 0.0}
+        objective = r.objective.model_copy(update=only)
+        return Fit(
+            r.caption_steps, r.batch, r.caption_lr, objective, r.caption_slow, free=True, tokens=r.caption_tokens
+        )
 
+    def _filtering(self, steps: int, **change: float) -> Fit:
+        r = self.recipe
+        return Fit(steps, r.batch, r.filter_lr, r.objective.model_copy(update=change), every=r.filter_every)
+
+    def captions(self, model: str, count: int | None = None) -> Texts:
+        """`count` captions of each web image by nucleus sampling; as many as the recipe says unless told."""
+        decoding = judging.NUCLEUS.model_copy(update={"seed": self.seed})
+        return self._captions(f"captions-{model}", model, decoding, count or self.recipe.captions)
+
+    def _captions(self, name: str, model: str, decoding: Decoding, count: int) -> Texts:
         def make() -> Texts:
-            decoding = judging.BEAM if beam else judging.NUCLEUS.model_copy(update={"seed": self.seed})
-            return judging.caption(
-                blip(self.model(model), self.tokenizer), self.images, self.pairs.web, decoding, range(count)
-            )
+            captioner = blip(self.model(model), self.tokenizer)
+            return judging.caption(captioner, self.images, self.pairs.web, decoding, range(count))
 
-        found: Texts = self.piece(f"captions-{model}-{'beam' if beam else 'nucleus'}-{count}", make)
+        found: Texts = self.piece(f"{name}-{count}", make)
         return found
 
     def scores(self, model: str, name: str, texts: Texts) -> Scores:
-        """P(match) of each text with its web image, by the filter `model`."""
+        """The cosine of each text with its web image, by the filter `model`."""
 
         def make() -> Scores:
             flat = [(row, text) for row, each in zip(self.pairs.web, texts, strict=True) for text in each]
-            found = iter(judging.judge(blip(self.model(model), self.tokenizer), self.images, flat).tolist())
+            found = iter(judging.cosines(blip(self.model(model), self.tokenizer), self.images, flat).tolist())
             return [[next(found) for _ in each] for each in texts]
 
         result: Scores = self.piece(f"scores-{model}-{name}", make)
         return result
 
-    def threshold(self, model: str, name: str = "web") -> float:
-        """The recipe's, for web texts or captions; or what parts human texts best from others', for both.
-
-        That is Youden's J, on pairs kept out of training.
-        """
-        if self.recipe.threshold is not None:
-            return self.recipe.threshold if name == "web" else self.recipe.caption_threshold
-
-        def make() -> float:
-            judge, pairs = blip(self.model(model), self.tokenizer), self.calibration
-            own = judging.judge(judge, self.images, pairs)
-            shifts = range(1, min(4, len(pairs)))
-            wrong = [(a, pairs[(k + shift) % len(pairs)][1]) for shift in shifts for k, (a, _) in enumerate(pairs)]
-            other = judging.judge(judge, self.images, wrong)
-            return max(np.unique(own).tolist(), key=lambda t: float((own >= t).mean() - (other >= t).mean()))
-
-        return float(self.piece(f"threshold-{model}", make))
-
     def kept(self, filters: Sequence[str], name: str, texts: Texts) -> list[Pair]:
-        """The texts whose mean P(match) reaches the mean threshold, with their images."""
-        scores = [self.scores(model, name, texts) for model in filters]
-        threshold = float(np.mean([self.threshold(model, name) for model in filters]))
+        """The texts whose cosine, the mean of the filters', reaches the threshold, with their images."""
+        scores, threshold = [self.scores(model, name, texts) for model in filters], self._threshold(name)
         found = []
         for place, (row, each) in enumerate(zip(self.pairs.web, texts, strict=True)):
             means = [float(np.mean([score[place][k] for score in scores])) for k in range(len(each))]
             found += [(row, text) for text, mean in zip(each, means, strict=True) if text and mean >= threshold]
         return found
+
+    def _threshold(self, name: str) -> float:
+        return self.recipe.web_threshold if name == "web" else self.recipe.caption_threshold
 
     def dataset(self, row: str) -> list[Pair]:
         """D of a row: human pairs, then web and synthetic pairs as the row has them."""
@@ -159,7 +154,7 @@ class Lab:
                 return self.human + self.kept(["filter"], "web", self._web)
             case "captioner":
                 said = zip(self.pairs.web, self.captions("captioner"), strict=True)
-                return self.human + self.web + [(image, each[0]) for image, each in said if each[0]]
+                return self.human + self.web + [(image, text) for image, each in said for text in each if text]
             case "captioner+filter" | "continued":
                 return self.human + self._both(["filter"], self.captions("captioner"), "captions")
             case "control":
@@ -167,9 +162,13 @@ class Lab:
                 raw = self.human + self.web
                 return (raw * (size // len(raw) + 1))[:size] if size > len(raw) else _thinned(raw, size, self.seed)
             case "beam":
-                return self.human + self._both(["filter"], self.captions("captioner", beam=True), "beam")
+                return self.human + self._both(
+                    ["filter"], self._captions("captions-beam", "captioner", judging.BEAM, 1), "beam"
+                )
             case "shared":
                 return self.human + self._both(["shared"], self.captions("shared"), "captions")
+            case "one-caption":
+                return self.human + self._both(["filter"], self.captions("captioner", count=1), "one")
             case "five-captions":
                 return self.human + self._both(["filter"], self.captions("captioner", count=5), "five")
             case "ensemble":
@@ -204,17 +203,22 @@ class Lab:
             return {}
         model = {"shared": "shared", "two-rounds": "filter@captioner+filter"}.get(row, "filter")
         web = np.array(self.scores(model, "web", self._web))[:, 0]
-        keep = web >= self.threshold(model)
-        found: dict[str, float | None] = {"threshold": self.threshold(model), "web_noise": float(1 - keep.mean())}
+        keep = web >= self.recipe.web_threshold
+        found: dict[str, float | None] = {"web_noise": float(1 - keep.mean())}
         if row != "filter":
-            name = {"beam": "beam", "five-captions": "five"}.get(row, "captions")
-            said = json.loads((self.folder / f"scores-{model}-{name}.json").read_text())
-            found["synthetic_noise"] = float((np.array(said) < self.threshold(model, name)).mean())
+            name = {"beam": "beam", "one-caption": "one", "five-captions": "five"}.get(row, "captions")
+            said = np.array(json.loads((self.folder / f"scores-{model}-{name}.json").read_text()))
+            found["synthetic_noise"] = float((said < self.recipe.caption_threshold).mean())
         if self.pairs.exchanged is not None:
             own = ~np.array(self.pairs.exchanged)
             found["precision"] = float(own[keep].mean()) if keep.any() else None
             found["recall"] = float(keep[own].mean())
-            found["auc"] = auc(web[own], web[~own])
+            itm = np.array(self.piece(f"itm-{model}", lambda: self._matches(model)))
+            found["auc"], found["itm_auc"] = (auc(score[own], score[~own]) for score in (web, itm))
+        return found
+
+    def _matches(self, model: str) -> list[float]:
+        found: list[float] = judging.matches(blip(self.model(model), self.tokenizer), self.images, self.web).tolist()
         return found
 
 

@@ -1,19 +1,21 @@
 """The experiment's text start: MiniLM-L6 (MIT, from PyPI) as MED's text transformer, as the paper starts from a BERT.
 
 Of its vocabulary the pieces in the texts at hand: the web texts and, where they are at hand, those of the diagrams,
-neither the human part's nor the test's. The encoder reads a text as MiniLM does, as the mean of its tokens. The decoder
-shares all with it but self-attention, which MiniLM does not have for it: drawn here, once for all seeds.
+neither the human part's nor the test's. The encoder reads a text as MiniLM does, as the mean of its tokens, and stays
+frozen, as the vision tower does: what a row's pairs teach is the heads, cross-attention and the decoder's
+self-attention, which begins as the encoder's.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.layers import KV
@@ -29,15 +31,64 @@ POSITIONS = 64
 
 
 class MeanText(TextTransformer):
-    """Gives the mean of a text's tokens in place of [CLS], where there is no image."""
+    """MiniLM, frozen but for the captioner: where there is no image it reads a text once, for all models.
+
+    Then the mean of the text's tokens comes out, (B, 1, D), in training with a share `drop` of it zero. With an image,
+    cross-attention lies between the layers, nothing is remembered, and all tokens come out.
+    """
+
+    def __init__(self, config: MEDConfig, read: dict[bytes, Tensor], drop: float) -> None:
+        super().__init__(config)
+        self.read, self.drop = _Shared(read), nn.Dropout(drop)
+        self.freeze()
+
+    def freeze(self, frozen: bool = True) -> None:
+        """What MiniLM brought learns, or does not; cross-attention and the decoder's self-attention always do."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not frozen or is_fresh(name))
 
     def run(self, half: str, ids: Tensor, mask: Tensor | None, image_kv: list[KV] | None) -> Tensor:
         """See `TextTransformer.run`."""
-        x = super().run(half, ids, mask, image_kv)
         if half != "encoder" or image_kv is not None or mask is None:
-            return x
-        there = mask[..., None].to(x.dtype)
-        return torch.cat([(x * there).sum(1, keepdim=True) / there.sum(1, keepdim=True), x[:, 1:]], dim=1)
+            return super().run(half, ids, mask, image_kv)
+        known = self.read.texts
+        keys = [row[there].numpy().tobytes() for row, there in zip(ids, mask, strict=True)]
+        new = [i for i, key in enumerate(keys) if key not in known]
+        if new:
+            known.update(zip([keys[i] for i in new], self._means(ids[new], mask[new]), strict=True))
+        found: Tensor = self.drop(torch.stack([known[key] for key in keys])[:, None])
+        return found
+
+    @torch.no_grad()
+    def _means(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, D) float32, without dropout."""
+        training = self.training
+        self.eval()
+        with torch.autocast("cpu", enabled=False):
+            x, there = super().run("encoder", ids, mask, None), mask[..., None].float()
+        self.train(training)
+        return (x * there).sum(1) / there.sum(1)
+
+
+def is_fresh(name: str) -> bool:
+    """Whether a parameter of the text transformer is not MiniLM's own."""
+    return ".cross_attention." in name or ".self_attention.decoder." in name
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What was read; a copy of a model keeps on sharing it."""
+
+    texts: dict[bytes, Tensor]
+
+    def __deepcopy__(self, memo: object) -> "_Shared":
+        return self
+
+
+@cache
+def _read_by(folder: Path) -> dict[bytes, Tensor]:
+    """What a start has read in this process."""
+    return {}
 
 
 def make_text(sources: list[str], out: Path, layers: Sequence[int]) -> None:
@@ -56,17 +107,18 @@ def make_text(sources: list[str], out: Path, layers: Sequence[int]) -> None:
         heads=bert.config.num_attention_heads, mlp_width=bert.config.intermediate_size, max_positions=POSITIONS,
         dropout=0.1, dec_id=len(words), sep_id=words.index("[SEP]"), pad_id=0,
     )  # fmt: skip
-    text = MeanText(MEDConfig(VisionConfig(), config))
+    text = TextTransformer(MEDConfig(VisionConfig(), config))
     text.load_state_dict(_cut(bert, text, layers, _ids(model.tokenizer, words)), strict=False)
     out.mkdir(parents=True, exist_ok=True)
     TextTokenizer(wordpiece([*words, "[DEC]", "[ENC]"]), config, POSITIONS).save(out)
-    save_file({k: v.contiguous() for k, v in text.state_dict().items() if "cross_" not in k}, out / "text.safetensors")
+    state = {k: v.contiguous() for k, v in text.state_dict().items() if "cross_" not in k and ".decoder." not in k}
+    save_file(state, out / "text.safetensors")
     (out / "text.json").write_text(json.dumps(asdict(config), indent=2))
 
 
-def take_start(med: MED, folder: Path) -> None:
+def take_start(med: MED, folder: Path, drop: float) -> None:
     """MED's text transformer from such a folder; cross-attention stays as it is."""
-    med.text = MeanText(med.config)
+    med.text = MeanText(med.config, _read_by(folder), drop)
     take_text(med.text, folder)
 
 

@@ -1,11 +1,13 @@
 """The bootstrap experiment's parts: splits, exchanged texts, what a row trains on, statistics, resumption."""
 
 import builtins
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import bootstrap_model, bootstrap_rows
 from benchmarks.bootstrap_data import Row, exchange, read_rows, settings_of, split
@@ -16,14 +18,16 @@ from benchmarks.bootstrap_report import NOTES, markdown, svg, write
 from benchmarks.bootstrap_rows import Lab
 from benchmarks.bootstrap_stats import difference, estimate, hits
 from benchmarks.bootstrap_table import parse
+from benchmarks.bootstrap_text import is_fresh
 from capfilt.errors import ConfigError, DataError
 from capfilt.models.blip.config import TextConfig
+from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import SPECIAL, wordpiece
 
 WORDS = [f"word{i}" for i in range(40)]
 MICRO = Recipe(
     shape=Shape(width=64, layers=(0,), side=1, max_tokens=12),
-    steps=2, batch=4, caption_steps=1, filter_steps=1, calibration=4, threshold=None,
+    steps=2, batch=4, caption_steps=1, filter_steps=1,
     objective=OBJECTIVE.model_copy(update={"queue_size": 4}),
 )  # fmt: skip
 
@@ -58,11 +62,9 @@ def write_text(folder: Path) -> None:
     """A text transformer's start, as the warm start writes it."""
     from dataclasses import asdict
 
-    import torch
     from safetensors.torch import save_file
 
     from capfilt.models.blip.config import MEDConfig, VisionConfig
-    from capfilt.models.blip.text import TextTransformer
     from capfilt.models.blip.tokenizer import TextTokenizer
 
     vocab = [*SPECIAL, "human", "web", *WORDS, *(f"{i}" for i in range(10)), *(f"##{i}" for i in range(10))]
@@ -110,10 +112,36 @@ def test_missing_data_is_told(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
-def test_an_epoch_has_every_pair_once() -> None:
-    pairs = [(i, "") for i in range(10)]
+def test_an_epoch_has_every_image_once_with_any_of_its_texts() -> None:
+    pairs = [(i, text) for i in range(10) for text in ("web", "caption")]
     feed = batches(pairs, 4, 0)
-    assert sorted(pair for _ in range(5) for pair in next(feed)) == sorted(pairs * 2)
+    seen = [pair for _ in range(50) for pair in next(feed)]
+    assert sorted(image for image, _ in seen[:20]) == sorted([*range(10)] * 2)
+    assert set(seen) == set(pairs)
+
+
+def test_minilm_stays_but_for_the_captioner(lab: Lab) -> None:
+    raw, start = dict(lab.model("row-raw").text.named_parameters()), dict(lab._fresh().text.named_parameters())
+    moved = {name for name in start if not torch.equal(raw[name], start[name])}
+    assert moved
+    assert all(is_fresh(name) for name in moved)
+    captioner = dict(lab.model("captioner").text.named_parameters())
+    assert not torch.equal(captioner["layers.0.up.weight"], raw["layers.0.up.weight"])
+
+
+def test_a_text_is_read_once_as_the_layers_read_it(lab: Lab) -> None:
+    med = lab._fresh().eval()
+    ids, mask = lab.tokenizer.batch(["human word1 word2", "web word3"])
+    states = TextTransformer.run(med.text, "encoder", ids, mask, None)
+    for row, there, found in zip(states, mask, med.text.run("encoder", ids, mask, None), strict=True):
+        assert torch.allclose(found[0], row[there].mean(0), atol=1e-6)
+    known = med.text.read.texts
+    assert copy.deepcopy(med).text.read.texts is known
+    before = dict(known)
+    med.text.run("encoder", *lab.tokenizer.batch(["web word3"]), None)
+    assert {key: id(value) for key, value in known.items()} == {key: id(value) for key, value in before.items()}
+    trained = med.train().text.run("encoder", ids, mask, None)
+    assert 0.1 < (trained == 0).float().mean() < 0.7
 
 
 def test_itm_and_lm_are_part_of_some_steps(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,16 +159,15 @@ def test_itm_and_lm_are_part_of_some_steps(lab: Lab, monkeypatch: pytest.MonkeyP
 
 def test_rows_train_on_what_they_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     n, web = len(lab.human), len(lab.web)
-    monkeypatch.setattr(lab, "captions", lambda model, beam=False, count=1: [["word1 word2"] * count] * web)
-    monkeypatch.setattr(lab, "threshold", lambda model, name="web": 0.5)
+    monkeypatch.setattr(lab, "captions", lambda model, count=3: [["word1 word2"] * count] * web)
+    monkeypatch.setattr(lab, "_captions", lambda name, model, decoding, count: [["word1 word2"] * count] * web)
     monkeypatch.setattr(lab, "scores", lambda model, name, texts: [[k % 2 for k, _ in enumerate(t, 1)] for t in texts])
     sizes = {row: len(lab.dataset(row)) - n for row in ROWS if row != "two-rounds"}
-    assert (sizes["raw"], sizes["captioner"], sizes["filter"]) == (web, 2 * web, web)
-    assert sizes["captioner+filter"] == sizes["control"] == sizes["beam"] == sizes["ensemble"] == 2 * web
+    assert (sizes["raw"], sizes["captioner"], sizes["filter"]) == (web, 4 * web, web)
+    assert sizes["captioner+filter"] == sizes["control"] == sizes["ensemble"] == web + 2 * web
+    assert sizes["one-caption"] == sizes["beam"] == 2 * web
     assert sizes["five-captions"] == web + 3 * web
     assert all(pair in lab.dataset("raw") for pair in lab.dataset("control"))
-    calibration = {image for image, _ in lab.calibration}
-    assert not calibration & {image for row in sizes for image, _ in lab.dataset(row)}
 
 
 def test_every_row_runs_in_equal_steps_and_nothing_twice(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
