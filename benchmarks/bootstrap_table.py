@@ -5,7 +5,7 @@
 For each setting and seed: MED is pre-trained on human pairs and raw web pairs (the row `raw`); captioner and filter are
 fine-tuned from it, each on the human pairs; every web image gets captions by nucleus sampling; filter judges web text
 and caption each on its own, by ITC; a new model is pre-trained, from the same start in the same number of steps, on
-what each row keeps. Settings: `as-is` has the web texts' own noise, in `exchanged` half of them belong to another image.
+what each row keeps. Settings: `as-is` has the web texts' own noise, in `exchanged` half belong to another image.
 
 Pieces lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more `--rows` or
 `--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
