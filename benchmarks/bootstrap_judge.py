@@ -37,7 +37,12 @@ def caption(
 
 def cosines(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """(len(pairs),) of ITC; -1 for an empty text."""
-    return _judged(pairs, -1.0, lambda rows, texts: _cosine(model, _states(model, images, rows), texts))
+
+    def cosine(rows: Sequence[int], texts: Sequence[str]) -> Tensor:
+        image, text = _features(model, images, rows, texts)
+        return (image * text).sum(-1)
+
+    return _judged(pairs, -1.0, cosine)
 
 
 def matches(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
@@ -60,17 +65,9 @@ def _judged(
     return found
 
 
-@torch.inference_mode()
-def _cosine(model: Blip, states: Tensor, texts: Sequence[str]) -> Tensor:
-    image, text = features(model.med, states, *model.tokenizer.batch(list(texts)))
-    return (image * text).sum(-1)
-
-
 def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
     """Retrieval by ITC, one text an image, and CIDEr of beam search's captions; ranks and scores an image as well."""
-    with torch.inference_mode():
-        states = _states(model, images, rows)
-        image, text = features(model.med, states, *model.tokenizer.batch(list(texts)))
+    image, text = _features(model, images, rows, texts)
     scores = (image @ text.T).double().numpy()
     index = np.arange(len(rows), dtype=np.int64)
     t2i, i2t = ranks_t2i(scores, index), ranks_i2t(scores, index)
@@ -87,5 +84,11 @@ def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str])
 
 
 @torch.inference_mode()
-def _states(model: Blip, images: Images, rows: Sequence[int]) -> torch.Tensor:
+def _features(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """(B, E) of images and of texts, for ITC."""
+    return features(model.med, _states(model, images, rows), *model.tokenizer.batch(list(texts)))
+
+
+@torch.inference_mode()
+def _states(model: Blip, images: Images, rows: Sequence[int]) -> Tensor:
     return model.encode_images(images.take(rows))

@@ -168,7 +168,7 @@ class Lab:
             case "shared":
                 return self.human + self._both(["shared"], self.captions("shared"), "captions")
             case "one-caption":
-                return self.human + self._both(["filter"], self.captions("captioner", count=1), "one")
+                return self.human + self._both(["filter"], [each[:1] for each in self.captions("captioner")], "one")
             case "five-captions":
                 return self.human + self._both(["filter"], self.captions("captioner", count=5), "five")
             case "ensemble":
