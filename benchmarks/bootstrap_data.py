@@ -2,8 +2,9 @@
 
 With `--data FOLDER` the rows are those of `photos-train.parquet` and `photos-val.parquet`; a quarter of the former's
 images with `human_text` are the human part, the rest with `web_text` the web part, and the latter's images with
-`human_text` the test. Near-duplicates share a `cluster`, which no split cuts. Without a folder the bundled sample
-serves: its web shards, and its human shard, half of it held out as the test.
+`human_text` the test. Where `diagrams-train.parquet` is there, `DIAGRAMS` of its images with `web_text` join the web
+part: what a crawl brings along besides photographs. Near-duplicates share a `cluster`, which no split cuts. Without a
+folder the bundled sample serves: its web shards, and its human shard, half of it held out as the test.
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from capfilt.text import pre_caption
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 MAX_WORDS = 30
+DIAGRAMS = 3600
+"""About as many as there are photographs."""
 _COLUMNS = ("uid", "image", "web_text", "human_text", "cluster")
 
 
@@ -61,11 +64,22 @@ def read_rows(folder: Path | None) -> list[Row]:
         file = folder / name
         if not file.is_file():
             raise DataError(f"{file}: not there; --data is a folder with photos-train.parquet and photos-val.parquet")
-        missing = set(_COLUMNS) - set(open_parquet(file).schema_arrow.names)
-        if missing:
-            raise DataError(f"{file}: no column {', '.join(sorted(missing))}; needed are {', '.join(_COLUMNS)}")
-        rows += [_row(row, part) for row in open_parquet(file).read(columns=list(_COLUMNS)).to_pylist()]
-    return rows
+        rows += _read(file, part)
+    diagrams = folder / "diagrams-train.parquet"
+    return rows + (_diagrams(diagrams, {row.cluster for row in rows}) if diagrams.is_file() else [])
+
+
+def _read(file: Path, part: str) -> list[Row]:
+    missing = set(_COLUMNS) - set(open_parquet(file).schema_arrow.names)
+    if missing:
+        raise DataError(f"{file}: no column {', '.join(sorted(missing))}; needed are {', '.join(_COLUMNS)}")
+    return [_row(row, part) for row in open_parquet(file).read(columns=list(_COLUMNS)).to_pylist()]
+
+
+def _diagrams(file: Path, photographs: set[str]) -> list[Row]:
+    """By the hash of their cluster, none in a cluster of the photographs; their human texts are nobody's."""
+    rows = [replace(row, human="") for row in _read(file, "web") if row.web and row.cluster not in photographs]
+    return sorted(rows, key=lambda row: _hash("diagram", row.cluster, row.uid))[:DIAGRAMS]
 
 
 def _row(row: dict[str, Any], part: str) -> Row:

@@ -42,9 +42,9 @@ class Recipe:
     filter_every: int = 10
     captions: int = 3
     """Of an image."""
-    web_threshold: float = 0.3
+    web_threshold: float = 0.5
     """Of the filter's cosine."""
-    caption_threshold: float = 0.3
+    caption_threshold: float = 0.5
     objective: ObjectiveConfig = field(default_factory=lambda: OBJECTIVE)
 
     def fingerprint(self, tune: bool, uids: Sequence[str]) -> str:

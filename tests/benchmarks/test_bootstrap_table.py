@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import bootstrap_model, bootstrap_rows
+from benchmarks import bootstrap_data, bootstrap_model, bootstrap_rows
 from benchmarks.bootstrap_data import Row, exchange, read_rows, settings_of, split
 from benchmarks.bootstrap_features import Features, need_packages
 from benchmarks.bootstrap_model import Fit, Images, Shape, batches, fit
@@ -110,6 +112,29 @@ def test_bundled_sample_has_all_parts() -> None:
 def test_missing_data_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"photos-train\.parquet: not there"):
         read_rows(tmp_path)
+
+
+def test_diagrams_join_the_web_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(uid: str, cluster: str, web: str | None = "a caption") -> dict[str, object]:
+        return {"uid": uid, "image": {"bytes": b"x"}, "web_text": web, "human_text": "a person", "cluster": cluster}
+
+    photographs = [row(f"p{i}", f"c{i}") for i in range(8)]
+    pq.write_table(pa.Table.from_pylist(photographs), tmp_path / "photos-train.parquet")
+    pq.write_table(pa.Table.from_pylist([row("v", "cv")]), tmp_path / "photos-val.parquet")
+    assert all(r.part != "web" for r in read_rows(tmp_path))
+    diagrams = [row(f"d{i}", f"e{i}") for i in range(6)]
+    diagrams += [row("no text", "e6", None), row("a photograph's", "c3"), row("a test's", "cv")]
+    pq.write_table(pa.Table.from_pylist(diagrams), tmp_path / "diagrams-train.parquet")
+    rows = read_rows(tmp_path)
+    joined = [r for r in rows if r.part == "web"]
+    assert {r.uid for r in joined} == {f"d{i}" for i in range(6)}
+    assert rows[-6:] == joined
+    assert {r.human for r in joined} == {""}
+    parts = split(rows, 0)
+    assert set(parts.web) > set(range(9, 15))
+    assert len(parts.human) == 2
+    monkeypatch.setattr(bootstrap_data, "DIAGRAMS", 4)
+    assert read_rows(tmp_path) == rows[:-2]
 
 
 def test_an_epoch_has_every_image_once_with_any_of_its_texts() -> None:
