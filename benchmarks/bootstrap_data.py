@@ -70,10 +70,11 @@ def read_rows(folder: Path | None) -> list[Row]:
 
 
 def _read(file: Path, part: str) -> list[Row]:
-    missing = set(_COLUMNS) - set(open_parquet(file).schema_arrow.names)
+    table = open_parquet(file)
+    missing = set(_COLUMNS) - set(table.schema_arrow.names)
     if missing:
         raise DataError(f"{file}: no column {', '.join(sorted(missing))}; needed are {', '.join(_COLUMNS)}")
-    return [_row(row, part) for row in open_parquet(file).read(columns=list(_COLUMNS)).to_pylist()]
+    return [_row(row, part) for row in table.read(columns=list(_COLUMNS)).to_pylist()]
 
 
 def _diagrams(file: Path, photographs: set[str]) -> list[Row]:

@@ -63,7 +63,7 @@ def load_features(rows: Sequence[Row], cache: Path, workers: int) -> Features:
 
 
 def _basis(rows: Sequence[Row], folder: Path) -> NDArray[np.float32]:
-    """(1280, CELL): principal axes of the cells of a sample of the training images, kept in the folder."""
+    """(1280, CELL): principal axes of the cells of a sample of the photographs to train on, kept in the folder."""
     file = folder / "basis.npy"
     if not file.is_file():
         train = [row.image for row in rows if row.part == "train"] or [row.image for row in rows if row.part != "test"]

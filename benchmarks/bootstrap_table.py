@@ -92,7 +92,9 @@ def table(args: argparse.Namespace) -> str:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Raises ConfigError for a row or setting that does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with photos-train.parquet and photos-val.parquet")
+    parser.add_argument(
+        "--data", type=Path, help="folder with photos-train.parquet, photos-val.parquet, perhaps diagrams-train.parquet"
+    )
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     parser.add_argument("--settings", default=",".join(SETTINGS), help="as-is, exchanged")
     parser.add_argument("--seeds", type=int, default=3)
