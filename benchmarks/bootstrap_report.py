@@ -22,6 +22,9 @@ PAPER = [
     ("captioner+filter", "raw", ">"),
     ("control", "raw", "="),
     ("captioner+filter", "control", ">"),
+    ("captioner+filter", "human", "?"),
+    ("filter", "human", "?"),
+    ("raw", "human", "?"),
     ("captioner+filter", "one-caption", "?"),
     ("one-caption", "beam", ">"),
     ("captioner+filter", "shared", ">"),
@@ -30,7 +33,7 @@ PAPER = [
     ("five-captions", "captioner+filter", "?"),
     ("ensemble", "captioner+filter", "?"),
 ]
-"""Row, row, and what the paper found between them; ?: left as future work."""
+"""Row, row, and what the paper found between them; ?: not told, or left as future work."""
 _LISTS = ("t2i_ranks", "i2t_ranks", "cider_each", "captions")
 
 

@@ -150,6 +150,8 @@ class Lab:
         match row:
             case "raw":
                 return self.human + self.web
+            case "human":
+                return self.human
             case "filter":
                 return self.human + self.kept(["filter"], "web", self._web)
             case "captioner":
@@ -199,7 +201,7 @@ class Lab:
 
     def _noise(self, row: str) -> dict[str, float | None]:
         """The noise ratio, and where truth is known how well the row's filter found it."""
-        if row in ("raw", "captioner", "control"):
+        if row in ("raw", "human", "captioner", "control"):
             return {}
         model = {"shared": "shared", "two-rounds": "filter@captioner+filter"}.get(row, "filter")
         web = np.array(self.scores(model, "web", self._web))[:, 0]

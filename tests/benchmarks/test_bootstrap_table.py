@@ -188,7 +188,7 @@ def test_rows_train_on_what_they_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(lab, "_captions", lambda name, model, decoding, count: [["word1 word2"] * count] * web)
     monkeypatch.setattr(lab, "scores", lambda model, name, texts: [[k % 2 for k, _ in enumerate(t, 1)] for t in texts])
     sizes = {row: len(lab.dataset(row)) - n for row in ROWS if row != "two-rounds"}
-    assert (sizes["raw"], sizes["captioner"], sizes["filter"]) == (web, 4 * web, web)
+    assert (sizes["raw"], sizes["captioner"], sizes["filter"], sizes["human"]) == (web, 4 * web, web, 0)
     assert sizes["captioner+filter"] == sizes["control"] == sizes["ensemble"] == web + 2 * web
     assert sizes["one-caption"] == sizes["beam"] == 2 * web
     assert sizes["five-captions"] == web + 3 * web
