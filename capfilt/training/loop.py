@@ -5,6 +5,7 @@ started again gives the losses that an unbroken run gives from the last checkpoi
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from capfilt.models.precision import has_bf16
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.alarm import check_gradient, check_losses
 from capfilt.training.log import Log
@@ -19,6 +21,8 @@ from capfilt.training.recipe import Recipe
 from capfilt.training.schedule import learning_rate
 from capfilt.training.state import noise_seed
 from capfilt.training.trainer import Rank, Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe, rank: Rank | None = None, watch: Callable[[dict[str, float]], None] | None = None) -> Path:
@@ -36,6 +40,8 @@ def train(recipe: Recipe, rank: Rank | None = None, watch: Callable[[dict[str, f
     trainer.resume()
     first, done = trainer.rank.first, trainer.position.step
     if first:
+        if trainer.recipe.run.precision == "bf16" and not _half(trainer):
+            logger.warning("precision bf16: this processor has no such products; training goes on in fp32")
         trainer.out.mkdir(parents=True, exist_ok=True)
         (trainer.out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
     with Log(trainer.out, trainer.total, done, on=first, watch=watch, window=trainer.window) as log:
@@ -96,13 +102,18 @@ def _forward_backward(trainer: Trainer, batch: TrainBatch, part: int) -> dict[st
     batch = TrainBatch(batch.pixels.to(device), batch.texts, batch.image_ids.to(device), batch.uids)
     last = part == recipe.optim.accumulate - 1
     with contextlib.nullcontext() if last or rank.world == 1 else trainer.step_module.no_sync():
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.run.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=_half(trainer)):
             terms: dict[str, Tensor] = trainer.step_module(batch)
         means = _means(terms, rank.world)
         check_losses(means, terms, batch.uids, rank.world)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         (loss / recipe.optim.accumulate).backward()  # type: ignore[no-untyped-call]
     return means
+
+
+def _half(trainer: Trainer) -> bool:
+    """Whether products are bf16: where asked for, unless they would be emulated, ten times as slow as float32."""
+    return trainer.recipe.run.precision == "bf16" and has_bf16(trainer.device)
 
 
 def _means(terms: dict[str, Tensor], world: int) -> dict[str, float]:

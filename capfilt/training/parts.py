@@ -112,7 +112,7 @@ class RunPart(Part):
     """Torch threads a rank on CPU; default: torch's own choice, which under Ray is 1."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast; weights, optimiser state, similarities and losses stay fp32."""
+    """bf16: autocast; weights, optimiser state, similarities and losses stay fp32. A CPU without bf16 takes fp32."""
     checkpointing: bool = False
     """Activations of both towers are computed again in the backward pass instead of kept."""
     compile: bool = False

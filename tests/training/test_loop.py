@@ -15,6 +15,7 @@ from torch import Tensor
 
 from capfilt.errors import CheckpointError, DataError, TrainingError
 from capfilt.models.blip.adapter import Blip
+from capfilt.training import loop
 from capfilt.training.loop import _step, train
 from capfilt.training.recipe import load_recipe
 from capfilt.training.trainer import Rank, Trainer
@@ -227,6 +228,16 @@ def test_a_frozen_vision_tower_stays_and_bf16_and_checkpointing_run(tiny_recipe:
     )
     losses = [line["loss"] for line in lines(tmp_path / "half")]
     assert losses == pytest.approx([line["loss"] for line in lines(tmp_path / "run")], rel=0.05)
+
+
+def test_bf16_that_would_be_emulated_is_fp32_and_says_so(
+    tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop, "has_bf16", lambda device: False)
+    for name, precision in (("full", "fp32"), ("half", "bf16")):
+        train(load_recipe(tiny_recipe("filter", name, optim={"epochs": 1}), [f"run.precision={precision}"]))
+    assert [line["loss"] for line in lines(tmp_path / "half")] == [line["loss"] for line in lines(tmp_path / "full")]
+    assert caplog.text.count("no such products") == 1
 
 
 @pytest.mark.slow
