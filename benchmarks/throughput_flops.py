@@ -6,14 +6,17 @@ written: keys and values of every state are built for cross-attention. Where few
 """
 
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from capfilt.models.blip.config import MEDConfig
 from capfilt.models.blip.cross import FEW_ROWS
 from capfilt.models.blip.packed import THERE, Packed
+from capfilt.stages.batching import Lanes
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
@@ -108,12 +111,13 @@ def _states(config: MEDConfig) -> int:
 
 @torch.inference_mode()
 def gemm_peak(repeats: int = 40) -> float:
-    """GFLOP/s of float32 products with all of torch's threads: the best of MKL and oneDNN and two shapes, medians.
+    """GFLOP/s of float32 products on all of torch's threads: the best of MKL and oneDNN, two shapes, and one product
+    shared by the threads or one a thread, as a worker's lanes have it; medians.
 
     Of products one after the other for a second or two, as a model's are. It drifts with the processor's clock all the
     same: 366 .. 431 GFLOP/s within an hour on one virtual machine of two cores.
     """
-    best = 0.0
+    best, lanes = 0.0, Lanes(torch.get_num_threads())
     for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
         ways = [lambda x=x, w=weight: F.linear(x, w)]
@@ -121,8 +125,24 @@ def gemm_peak(repeats: int = 40) -> float:
             packed = Packed(weight)
             ways.append(lambda x=x, p=packed: p(x))
         for way in ways:
-            best = max(best, linear(rows, inputs, outputs) / median(_seconds(way, repeats)) / 1e9)
+            gflop = linear(rows, inputs, outputs) / 1e9
+            best = max(best, gflop / median(_seconds(way, repeats)))
+            each = median(_seconds(lambda way=way: lanes.map(_calls(way), [*range(lanes.count)]), repeats // 4))
+            best = max(best, CALLS * lanes.count * gflop / each)
     return best
+
+
+CALLS = 4
+"""Products of a lane between two looks at the clock."""
+
+
+def _calls(way: Callable[[], Tensor]) -> Callable[[list[int]], None]:
+    @torch.inference_mode()
+    def several(_: list[int]) -> None:
+        for _ in range(CALLS):
+            way()
+
+    return several
 
 
 def _seconds(call: object, repeats: int) -> list[float]:

@@ -30,12 +30,13 @@ verdicts at 0.5 flip; AUC of ITM moves by .0003 / .0000, of ITC by .0001 / .0004
 last one reaches `SMALLEST`: their scores do not change.
 
 A processor without VNNI adds pairs of products in 16 bits, which overflow. There the weights keep 7 bits, whose pairs
-cannot (255 * 63 * 2 < 2**15): twice as fast as fp32, coarser, and other numbers than a processor with VNNI gives.
+cannot (255 * 63 * 2 < 2**15): coarser, and other numbers than a processor with VNNI gives. 577 rows of 768 -> 3072 take
+16 ms (uint8; 24 in int8), fp32 46; `_int_mm`, which has no kernel there, 920 (one thread, Zen 3).
 torch.compile is not offered: vision took 1.34 s an image with it (and 13 s to begin), 1.17 without.
 """
 
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def apply_precision(blip: Blip, precision: Precision, smallest: int = SMALLEST) 
     if precision == "int8":
         if blip.device.type != "cpu":
             raise ConfigError(f"precision int8 on {blip.device}: it is for CPUs; take bf16")
-        _replace(blip.med, weight_levels(), smallest)
+        _replace(blip.med, int8_way(), smallest)
     return blip
 
 
@@ -91,47 +92,69 @@ def _check_bf16(device: torch.device) -> None:
         raise ConfigError("precision bf16: this processor has neither avx512_bf16 nor amx; take fp32 or int8")
 
 
+class Way(NamedTuple):
+    """How int8 is multiplied."""
+
+    levels: int
+    """Largest whole number that a weight may be: 127, or 63 where pairs of products with 127 overflow (no VNNI)."""
+    packed: bool = True
+    """By oneDNN, with weights laid out once, scaled in cache; else by `torch._int_mm`."""
+    zero: int = 0
+    """What stands for 0 in activations: 0 in int8, or 128 in uint8, a third faster where there is no VNNI."""
+
+
+WAYS = (Way(127), Way(63, zero=128), Way(127, packed=False), Way(63, packed=False))
+"""The fastest first."""
+
+
 @cache
-def weight_levels() -> int:
-    """Largest whole number that a weight may be here: 127, or 63 where 127 overflows (no VNNI); found by trying.
+def int8_way() -> Way:
+    """The first of `WAYS` that is exact on this processor, found by trying.
 
     Raises:
-        ConfigError: not even 63 is exact.
+        ConfigError: none is.
     """
-    for levels in (127, 63):
-        sign = torch.tensor([1, -1], dtype=torch.int8).repeat(16)[:, None]
-        x, weight = (sign * torch.full((32, 256), most, dtype=torch.int8) for most in (127, levels))
-        if torch.equal(torch._int_mm(x, weight.t()).long(), x.long() @ weight.long().t()):
-            return levels
+    for way in WAYS:
+        if _is_exact(way):
+            return way
     raise ConfigError("precision int8: this processor's int8 products are not exact; take fp32")
 
 
-@cache
-def packs_int8() -> bool:
-    """Whether torch has oneDNN's product with weights laid out once, which scales its outputs in cache, exact here."""
-    if weight_levels() < 127:
-        return False
-    numbers = torch.arange(79 * 64).view(79, 64).mul(37).remainder(255).sub(127).to(torch.int8)
-    x, weight = numbers[:9], numbers[9:]
-    scale = torch.linspace(0.1, 2, 70)
+def _is_exact(way: Way) -> bool:
+    sign = torch.tensor([1, -1], dtype=torch.int8).repeat(16)[:, None]
+    numbers = torch.arange(79 * 256).view(79, 256).mul(37).remainder(255).sub(127)
+    x = torch.cat([sign * 127 * torch.ones(32, 256), numbers[:9]])  # the first rows are the worst that there are
+    weight = torch.cat([sign * way.levels * torch.ones(32, 256), numbers[9:] * way.levels // 127])
+    scale = torch.linspace(0.1, 2, len(weight))
+    whole = weight.to(torch.int8)
     try:
-        packed, zero = _pack(weight)
-        found = _packed_product(x, packed, scale, zero)
+        found = _product(_whole_rows(x.clone(), way), whole, scale, way, Derived())
     except (AttributeError, RuntimeError):
         return False
     return torch.equal(found, (x.long() @ weight.long().t()).float() * scale)
 
 
+def _whole_rows(rows: Tensor, way: Way) -> Tensor:
+    """rows (R, I) float32 of -127 .. 127, changed in place -> the nearest whole numbers, uint8 or int8."""
+    rows = rows.round_()
+    return rows.add_(way.zero).to(torch.uint8) if way.zero else rows.to(torch.int8)
+
+
+def _product(rows: Tensor, weight: Tensor, scale: Tensor, way: Way, kept: Derived[tuple[Tensor, Tensor]]) -> Tensor:
+    """rows (R, I) as `_whole_rows` gives them, weight (O, I) int8, scale (O,) -> (R, O) float32; the same bits in every
+    way with these levels."""
+    if not way.packed:
+        return torch._int_mm(rows, weight.t()).float().mul_(scale)
+    packed, zero = kept.get([weight], lambda: _pack(weight))
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, way.zero, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return out
+
+
 def _pack(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight (O, I) int8 -> as oneDNN wants it, and a zero point for each output."""
     return torch.ops.onednn.qlinear_prepack(weight, None), torch.zeros(len(weight), dtype=torch.int32)
-
-
-def _packed_product(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    out: Tensor = torch.ops.onednn.qlinear_pointwise(
-        rows, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return out
 
 
 class Int8Linear(nn.Module):
@@ -141,10 +164,11 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, levels: int) -> None:
-        """weight (O, I) float32, bias (O,); `levels` as `weight_levels` gives it."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, way: Way) -> None:
+        """weight (O, I) float32, bias (O,); `way` as `int8_way` gives it."""
         super().__init__()
-        scale = weight.detach().abs().amax(1, keepdim=True).clamp(min=1e-12) / levels
+        self.way = way
+        scale = weight.detach().abs().amax(1, keepdim=True).clamp(min=1e-12) / way.levels
         self.register_buffer("whole", (weight.detach() / scale).round_().to(torch.int8))
         self.register_buffer("scale", scale[:, 0])
         self.register_buffer("bias", torch.zeros(len(weight)) if bias is None else bias.detach())
@@ -154,26 +178,19 @@ class Int8Linear(nn.Module):
         """(..., I) float32 -> (..., O) float32. A row of zeros gives the bias; one that is not finite stays so."""
         rows = x.reshape(-1, x.shape[-1])
         largest = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)).clamp_(min=1e-12)
-        quantised = (rows * (127 / largest)).round_().to(torch.int8)
-        product = self._product(quantised)
+        quantised = _whole_rows(rows * (127 / largest), self.way)
+        product = _product(quantised, self.whole, self.scale, self.way, self._packed)
         return torch.addcmul(self.bias, product, largest / 127, out=product).view(*x.shape[:-1], -1)
-
-    def _product(self, rows: Tensor) -> Tensor:
-        """rows (R, I) int8 -> (R, O) float32, scaled; the same bits either way."""
-        if not packs_int8():
-            return torch._int_mm(rows, self.whole.t()).float().mul_(self.scale)
-        packed, zero = self._packed.get([self.whole], lambda: _pack(self.whole))
-        return _packed_product(rows, packed, self.scale, zero)
 
 
 class Int8Head(nn.Module):
     """`LMHead` whose last product, with the word embeddings, is int8."""
 
-    def __init__(self, head: LMHead, word: Tensor, levels: int) -> None:
+    def __init__(self, head: LMHead, word: Tensor, way: Way) -> None:
         """word (V, D)."""
         super().__init__()
         self.head = head
-        self.words = Int8Linear(word, head.bias, levels)
+        self.words = Int8Linear(word, head.bias, way)
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:
         """x (..., D) -> logits (..., V); `word` is not read."""
@@ -181,10 +198,10 @@ class Int8Head(nn.Module):
         return logits
 
 
-def _replace(med: MED, levels: int, smallest: int) -> None:
+def _replace(med: MED, way: Way, smallest: int) -> None:
     for name, module in list(med.named_modules()):
         if isinstance(module, nn.Linear) and module.weight.numel() >= smallest and not name.endswith(_FP32):
             parent, _, attribute = name.rpartition(".")
-            setattr(med.get_submodule(parent), attribute, Int8Linear(module.weight, module.bias, levels))
+            setattr(med.get_submodule(parent), attribute, Int8Linear(module.weight, module.bias, way))
     if med.config.decoder and med.text.word.weight.numel() >= smallest:
-        med.add_module("lm_head", Int8Head(med.lm_head, med.text.word.weight, levels))
+        med.add_module("lm_head", Int8Head(med.lm_head, med.text.word.weight, way))

@@ -121,11 +121,12 @@ class Lanes:
         self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (1,)) if count > 1 else None
 
     def map(self, call: Callable[[list[T]], U], items: list[T]) -> list[U]:
-        """`call` of as many neighbouring parts of the items as there are lanes, in order; here where there is one.
+        """`call` of as many neighbouring parts of the items as there are lanes, in order; here where there is one lane.
 
-        What a lane raises is raised when all have ended.
+        A single item, too, has one thread: bits may depend on how many there are. What a lane raises
+        is raised when all have ended.
         """
-        if self._pool is None or len(items) < 2:
+        if self._pool is None or not items:
             return [call(items)]
         bounds = [i * len(items) // self.count for i in range(self.count + 1)]
         parts = [items[start:stop] for start, stop in pairwise(bounds) if start < stop]

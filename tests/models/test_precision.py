@@ -7,7 +7,7 @@ from torch import nn
 from capfilt.errors import ConfigError
 from capfilt.models import precision
 from capfilt.models.blip import Blip
-from capfilt.models.precision import Int8Head, Int8Linear, Precision, apply_precision, has_bf16, weight_levels
+from capfilt.models.precision import Int8Head, Int8Linear, Precision, Way, apply_precision, has_bf16, int8_way
 from tests.pictures import photo
 
 TINY = Path(__file__).parents[2] / "models/tiny"
@@ -31,7 +31,7 @@ def test_int8_linear_is_near_and_exact_in_its_sums(levels: int) -> None:
     layer = nn.Linear(96, 40)
     x = torch.randn(7, 5, 96)
     with torch.inference_mode():
-        ours, theirs = Int8Linear(layer.weight, layer.bias, levels)(x), layer(x)
+        ours, theirs = Int8Linear(layer.weight, layer.bias, Way(levels, packed=False))(x), layer(x)
         error = (ours - theirs).norm() / theirs.norm()
     assert ours.shape == (7, 5, 40)
     assert ours.dtype == torch.float32
@@ -41,7 +41,7 @@ def test_int8_linear_is_near_and_exact_in_its_sums(levels: int) -> None:
 def test_int8_rows_have_the_same_bits_in_any_company() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(96, 40)
-    quantised = Int8Linear(layer.weight, layer.bias, weight_levels())
+    quantised = Int8Linear(layer.weight, layer.bias, int8_way())
     x = torch.randn(50, 96) * torch.logspace(-3, 3, 50)[:, None]
     with torch.inference_mode():
         together = quantised(x)
@@ -54,7 +54,7 @@ def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan() -> None:
     x = torch.zeros(2, 64)
     x[1, 3] = torch.nan
     with torch.inference_mode():
-        out = Int8Linear(layer.weight, layer.bias, weight_levels())(x)
+        out = Int8Linear(layer.weight, layer.bias, int8_way())(x)
     assert torch.equal(out[0], layer.bias)
     assert out[1].isnan().all()
 
@@ -103,15 +103,26 @@ def test_weights_keep_seven_bits_where_eight_overflow(monkeypatch: pytest.Monkey
         return (pairs.sum(1) - 128 * weight.int().sum(0)).int()
 
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    weight_levels.cache_clear()
+    monkeypatch.setattr(precision, "WAYS", [way for way in precision.WAYS if not way.packed])
+    int8_way.cache_clear()
     try:
-        assert weight_levels() == 63
-        monkeypatch.setattr(torch, "_int_mm", lambda x, weight: torch.zeros(32, 32, dtype=torch.int32))
-        weight_levels.cache_clear()
+        assert int8_way() == Way(63, packed=False)
+        monkeypatch.setattr(torch, "_int_mm", lambda x, weight: torch.zeros(len(x), weight.shape[1], dtype=torch.int32))
+        int8_way.cache_clear()
         with pytest.raises(ConfigError, match="not exact"):
-            weight_levels()
+            int8_way()
     finally:
-        weight_levels.cache_clear()
+        int8_way.cache_clear()
+
+
+def test_the_way_taken_has_the_bits_of_the_plain_one() -> None:
+    torch.manual_seed(0)
+    layer, x, way = nn.Linear(96, 40), torch.randn(20, 96), int8_way()
+    plain = Way(way.levels, packed=False)
+    assert way.packed, "oneDNN's int8 products are not exact here, or not in this torch"
+    with torch.inference_mode():
+        ours, theirs = (Int8Linear(layer.weight, layer.bias, one)(x) for one in (way, plain))
+    assert torch.equal(ours, theirs)
 
 
 def test_which_layers_are_replaced() -> None:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.layers import KV, Attention, init_weights
-from capfilt.models.blip.packed import Derived, Linear, Packed, gelu, linear
+from capfilt.models.blip.packed import Derived, Linear, Packed, Plain, gelu, linear
 
 
 class AttentionBlock(nn.Module):
@@ -116,7 +116,7 @@ class LMHead(nn.Module):
         self.dense = Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self._packed: Derived[Packed] = Derived()
+        self._packed: Derived[Packed | Plain] = Derived()
         self.apply(init_weights)
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:

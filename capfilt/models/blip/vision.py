@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from capfilt.errors import InputError
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.layers import DropPath, attend, init_weights
-from capfilt.models.blip.packed import Derived, Feed, Linear, Packed, add_to, gelu, packs
+from capfilt.models.blip.packed import Derived, Feed, Linear, Packed, Plain, add_to, gelu, laid, packs
 
 AT_ONCE = 4
 """Images of a pass on a CPU in fp32. oneDNN's product takes a fifth longer for 577 rows, nine blocks and one row, than
@@ -29,9 +29,9 @@ class VisionAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = Linear(width, 3 * width)
-        self.out = Linear(width, width)
-        self._thirds: Derived[list[Packed]] = Derived()
+        self.qkv = Linear(width, 3 * width, many_rows=True)
+        self.out = Linear(width, width, many_rows=True)
+        self._thirds: Derived[list[Packed | Plain]] = Derived()
 
     def seen(self, x: Tensor) -> Tensor:
         """(B, P + 1, D) -> the same, before `out`."""
@@ -43,7 +43,7 @@ class VisionAttention(nn.Module):
         qkv = self.qkv
         if not (isinstance(qkv, Linear) and packs(x, qkv.weight)):
             return qkv(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
-        packed = self._thirds.get([qkv.weight], lambda: [Packed(part) for part in qkv.weight.chunk(3)])
+        packed = self._thirds.get([qkv.weight], lambda: [laid(part, many_rows=True) for part in qkv.weight.chunk(3)])
         return [one(x, bias) for one, bias in zip(packed, qkv.bias.chunk(3), strict=True)]
 
 
@@ -55,8 +55,8 @@ class VisionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
         self.attention = VisionAttention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, eps=config.eps)
-        self.up = Linear(config.width, config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
+        self.up = Linear(config.width, config.mlp_width, many_rows=True)
+        self.down = Linear(config.mlp_width, config.width, many_rows=True)
         self.drop_path = DropPath(drop_path)
         self._feed = Feed()
 

@@ -2,13 +2,23 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from capfilt.models.blip.packed import THERE, Feed, Linear, gelu, packs
+from capfilt.models.blip.packed import THERE, Feed, Linear, add_to, gelu, packs
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a worker's lanes have it; with more, MKL's bits of five rows are others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def layer(inputs: int = 48, outputs: int = 72) -> Linear:
@@ -36,6 +46,23 @@ def test_a_row_has_the_same_bits_in_any_batch(inputs: int, outputs: int) -> None
                 assert torch.equal(one(x[start : start + rows]), whole[start : start + rows]), rows
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("inputs", "outputs"), [(768, 768), (768, 3072), (48, 72)])
+def test_a_state_has_the_same_bits_beside_any_images(inputs: int, outputs: int) -> None:
+    """Layers of the vision tower, whose rows come by the image: 5 of a grid of 2, 577 of one of 24."""
+    torch.manual_seed(0)
+    one = Linear(inputs, outputs, many_rows=True)
+    x, rest = torch.randn(4 * 577, inputs), torch.randn(4 * 577, outputs)
+    with torch.inference_mode():
+        whole, added, bent = one(x), add_to(rest, one, x), one.gelu(x)
+        torch.testing.assert_close(whole, F.linear(x, one.weight, one.bias), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(added, rest + whole, atol=1e-5, rtol=1e-5)
+        for rows in (5, 17, 65, 577, 3 * 577):
+            assert torch.equal(one(x[:rows]), whole[:rows]), rows
+            assert torch.equal(add_to(rest[:rows], one, x[:rows]), added[:rows]), rows
+            assert torch.equal(one.gelu(x[:rows]), bent[:rows]), rows
+
+
 def test_gelu_of_it_has_the_bits_of_gelu_after_it() -> None:
     one, x = layer(), torch.randn(5, 3, 48)
     with torch.inference_mode():
@@ -45,6 +72,7 @@ def test_gelu_of_it_has_the_bits_of_gelu_after_it() -> None:
     assert torch.equal(gelu(nn.Identity(), x), F.gelu(x))
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("hidden", [72, Feed.WIDTH, 2 * Feed.WIDTH + 40])
 def test_feeding_by_parts_of_the_hidden_width(hidden: int) -> None:
     feed, up, down = Feed(), layer(48, hidden), layer(hidden, 48)
@@ -55,7 +83,7 @@ def test_feeding_by_parts_of_the_hidden_width(hidden: int) -> None:
         before, got = rest.clone(), feed(rest, up, down, x)
         torch.testing.assert_close(got, whole, atol=1e-5, rtol=1e-5)
         assert torch.equal(rest, before)
-        for rows in (2, 17, 39):
+        for rows in (5, 17, 39):
             assert torch.equal(feed(rest[:1, :rows], up, down, x[:1, :rows]), got[:1, :rows])
         assert feed(rest, nn.Linear(48, 8), nn.Linear(8, 48), x).shape == rest.shape
     with torch.no_grad():
