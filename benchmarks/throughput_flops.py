@@ -109,6 +109,10 @@ def _states(config: MEDConfig) -> int:
     return config.vision.grid**2 + 1
 
 
+CALLS = 4
+"""Products of a lane between two looks at the clock."""
+
+
 @torch.inference_mode()
 def gemm_peak(repeats: int = 40) -> float:
     """GFLOP/s of float32 products on all of torch's threads: the best of MKL and oneDNN, two shapes, and one product
@@ -127,13 +131,11 @@ def gemm_peak(repeats: int = 40) -> float:
         for way in ways:
             gflop = linear(rows, inputs, outputs) / 1e9
             best = max(best, gflop / median(_seconds(way, repeats)))
-            each = median(_seconds(lambda way=way: lanes.map(_calls(way), [*range(lanes.count)]), repeats // 4))
+            each = median(
+                _seconds(lambda way=way: lanes.map(_calls(way), [*range(lanes.count)]), repeats // CALLS // 2)
+            )
             best = max(best, CALLS * lanes.count * gflop / each)
     return best
-
-
-CALLS = 4
-"""Products of a lane between two looks at the clock."""
 
 
 def _calls(way: Callable[[], Tensor]) -> Callable[[list[int]], None]:
