@@ -32,7 +32,8 @@ last one reaches `SMALLEST`: their scores do not change.
 A processor without VNNI adds pairs of products in 16 bits, which overflow. There the weights keep 7 bits, whose pairs
 cannot (255 * 63 * 2 < 2**15): coarser, and other numbers than a processor with VNNI gives. 577 rows of 768 -> 3072 take
 16 ms (uint8; 24 in int8), fp32 46; `_int_mm`, which has no kernel there, 920 (one thread, Zen 3). In
-all the captioner alone is 1.13 x fp32 there, both models 1.34 x.
+all the captioner alone is 1.13 x fp32 there, both models 1.34 x; on photos-val as above P(match) moves
+by .038 at most, mean .0052, 0.95 % of verdicts flip, AUC of ITM moves by .0006, of ITC by .0004.
 torch.compile is not offered: vision took 1.34 s an image with it (and 13 s to begin), 1.17 without.
 """
 
