@@ -132,7 +132,7 @@ def gemm_peak(repeats: int = 40) -> float:
             gflop = linear(rows, inputs, outputs) / 1e9
             best = max(best, gflop / median(_seconds(way, repeats)))
             each = median(
-                _seconds(lambda way=way: lanes.map(_calls(way), [*range(lanes.count)]), repeats // CALLS // 2)
+                _seconds(lambda way=way: lanes.map(_calls(way), [*range(lanes.count)]), max(repeats // CALLS // 2, 1))
             )
             best = max(best, CALLS * lanes.count * gflop / each)
     return best

@@ -81,7 +81,10 @@ class Plain:
 
 
 def laid(matrix: Tensor, many_rows: bool) -> Packed | Plain:
-    """The matrix (N, K), for whichever is faster; `many_rows`: hundreds at each call, an image's states."""
+    """The matrix (N, K), for whichever is faster; `many_rows`: hundreds at each call, an image's states.
+
+    A row of MKL's has the same bits beside any rows, of four or more in all, with one thread.
+    """
     return Plain(matrix) if many_rows and AVX2 else Packed(matrix)
 
 
@@ -111,11 +114,19 @@ def laid_out(weight: Tensor, kept: Derived[Packed | Plain], many_rows: bool = Fa
     return kept.get([weight], lambda: laid(weight, many_rows))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, kept: Derived[Packed | Plain]) -> Tensor:
-    """`F.linear`; `kept` holds the packed weight."""
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kept: Derived[Packed | Plain],
+    gelu: bool = False,
+    many_rows: bool = False,
+) -> Tensor:
+    """`F.linear`, or its gelu; `kept` holds the packed weight."""
     if not packs(x, weight) or x.numel() == 0:
-        return F.linear(x, weight, bias)
-    return laid_out(weight, kept)(x, bias)
+        out = F.linear(x, weight, bias)
+        return F.gelu(out) if gelu else out
+    return laid_out(weight, kept, many_rows)(x, bias, gelu)
 
 
 class Linear(nn.Linear):
@@ -128,7 +139,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
-        return self.packed()(x, self.bias) if self._packs(x) else super().forward(x)
+        return linear(x, self.weight, self.bias, self._packed, many_rows=self.many_rows)
 
     def packed(self) -> Packed | Plain:
         """The weights, laid out."""
@@ -136,17 +147,11 @@ class Linear(nn.Linear):
 
     def gelu(self, x: Tensor) -> Tensor:
         """gelu of `forward`, the same bits; with AVX512 taken while the product is in cache, 1.5 % of a vision pass."""
-        return self.packed()(x, self.bias, gelu=True) if self._packs(x) else F.gelu(super().forward(x))
-
-    def _packs(self, x: Tensor) -> bool:
-        return packs(x, self.weight) and x.numel() > 0
+        return linear(x, self.weight, self.bias, self._packed, gelu=True, many_rows=self.many_rows)
 
 
 class Feed:
-    """rest + down(gelu(up(x))), the hidden width taken part by part, so that what lies between stays in cache.
-
-    For an image's states: with one thread a row has the same bits beside any rows, of four or more in all.
-    """
+    """rest + down(gelu(up(x))), the hidden width taken part by part, so that what lies between stays in cache."""
 
     WIDTH = 4096 if AVX2 else 1024
     """Of a part: 1154 rows of 768 -> 3072 -> 768 reach 0.91 of the core's peak, in one piece 0.88 (AVX512); with MKL's
@@ -159,15 +164,15 @@ class Feed:
         """rest and x (..., D), two rows or more -> (..., D). Other layers than `Linear` on a CPU are asked whole."""
         if not (isinstance(up, Linear) and isinstance(down, Linear) and packs(rest, x, up.weight, down.weight)):
             return add_to(rest, down, gelu(up, x))
-        parts = self._parts.get([up.weight, down.weight], lambda: self._split(up.weight, down.weight))
+        parts = self._parts.get([up.weight, down.weight], lambda: self._split(up, down))
         closing: Tensor | None = down.bias
         for (first, then), bias in zip(parts, torch.split(up.bias, self.WIDTH), strict=True):
             rest, closing = then.add_to(rest, first(x, bias, gelu=True), closing), None
         return rest
 
-    def _split(self, up: Tensor, down: Tensor) -> list[tuple[Packed | Plain, Packed | Plain]]:
-        both = zip(torch.split(up, self.WIDTH), torch.split(down, self.WIDTH, dim=1), strict=True)
-        return [(laid(first, many_rows=True), laid(then, many_rows=True)) for first, then in both]
+    def _split(self, up: Linear, down: Linear) -> list[tuple[Packed | Plain, Packed | Plain]]:
+        both = zip(torch.split(up.weight, self.WIDTH), torch.split(down.weight, self.WIDTH, dim=1), strict=True)
+        return [(laid(first, up.many_rows), laid(then, down.many_rows)) for first, then in both]
 
 
 def add_to(rest: Tensor, layer: nn.Module, x: Tensor) -> Tensor:

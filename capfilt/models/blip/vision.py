@@ -43,7 +43,7 @@ class VisionAttention(nn.Module):
         qkv = self.qkv
         if not (isinstance(qkv, Linear) and packs(x, qkv.weight)):
             return qkv(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
-        packed = self._thirds.get([qkv.weight], lambda: [laid(part, many_rows=True) for part in qkv.weight.chunk(3)])
+        packed = self._thirds.get([qkv.weight], lambda: [laid(part, qkv.many_rows) for part in qkv.weight.chunk(3)])
         return [one(x, bias) for one, bias in zip(packed, qkv.bias.chunk(3), strict=True)]
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,18 +11,9 @@ from torch import nn
 from capfilt.models.blip.packed import THERE, Feed, Linear, add_to, gelu, packs
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As a worker's lanes have it; with more, MKL's bits of five rows are others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def layer(inputs: int = 48, outputs: int = 72) -> Linear:
+def layer(inputs: int = 48, outputs: int = 72, many_rows: bool = False) -> Linear:
     torch.manual_seed(0)
-    return Linear(inputs, outputs)
+    return Linear(inputs, outputs, many_rows)
 
 
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (2, 48), (5, 3, 48), (0, 48), (1, 1, 48)])
@@ -50,8 +40,7 @@ def test_a_row_has_the_same_bits_in_any_batch(inputs: int, outputs: int) -> None
 @pytest.mark.parametrize(("inputs", "outputs"), [(768, 768), (768, 3072), (48, 72)])
 def test_a_state_has_the_same_bits_beside_any_images(inputs: int, outputs: int) -> None:
     """Layers of the vision tower, whose rows come by the image: 5 of a grid of 2, 577 of one of 24."""
-    torch.manual_seed(0)
-    one = Linear(inputs, outputs, many_rows=True)
+    one = layer(inputs, outputs, many_rows=True)
     x, rest = torch.randn(4 * 577, inputs), torch.randn(4 * 577, outputs)
     with torch.inference_mode():
         whole, added, bent = one(x), add_to(rest, one, x), one.gelu(x)
@@ -74,8 +63,9 @@ def test_gelu_of_it_has_the_bits_of_gelu_after_it() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("hidden", [72, Feed.WIDTH, 2 * Feed.WIDTH + 40])
-def test_feeding_by_parts_of_the_hidden_width(hidden: int) -> None:
-    feed, up, down = Feed(), layer(48, hidden), layer(hidden, 48)
+@pytest.mark.parametrize(("many_rows", "counts"), [(False, (2, 17, 39)), (True, (5, 17, 39))])
+def test_feeding_by_parts_of_the_hidden_width(hidden: int, many_rows: bool, counts: tuple[int, ...]) -> None:
+    feed, up, down = Feed(), layer(48, hidden, many_rows), layer(hidden, 48, many_rows)
     x, rest = torch.randn(2, 40, 48), torch.randn(2, 40, 48)
     whole = rest + down(F.gelu(up(x)))
     torch.testing.assert_close(feed(rest, up, down, x), whole)
@@ -83,7 +73,7 @@ def test_feeding_by_parts_of_the_hidden_width(hidden: int) -> None:
         before, got = rest.clone(), feed(rest, up, down, x)
         torch.testing.assert_close(got, whole, atol=1e-5, rtol=1e-5)
         assert torch.equal(rest, before)
-        for rows in (5, 17, 39):
+        for rows in counts:
             assert torch.equal(feed(rest[:1, :rows], up, down, x[:1, :rows]), got[:1, :rows])
         assert feed(rest, nn.Linear(48, 8), nn.Linear(8, 48), x).shape == rest.shape
     with torch.no_grad():
