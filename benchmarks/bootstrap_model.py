@@ -25,7 +25,7 @@ from capfilt.models.blip.image import ImageProcessor
 from capfilt.models.blip.layers import init_weights
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
-from capfilt.models.precision import cpu_autocast
+from capfilt.models.precision import bf16_autocast
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.objective import BlipObjective, ObjectiveConfig
 from capfilt.training.parts import OptimPart
@@ -185,7 +185,7 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
         batch = TrainBatch(pixels, list(texts), torch.tensor(rows), [str(row) for row in rows])
         without = {name: 0.0 for name, every in left_out.items() if step % every}
         objective.config = how.objective.model_copy(update=without)
-        with cpu_autocast():
+        with bf16_autocast():
             terms = objective(batch)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)

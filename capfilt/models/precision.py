@@ -51,6 +51,8 @@ from capfilt.models.blip.text import LMHead
 
 Precision = Literal["fp32", "bf16", "int8"]
 
+CPU = torch.device("cpu")
+
 SMALLEST = 2**18
 """Weights of a linear layer that int8 pays for, 512 x 512; below, rounding costs as much as the product saves."""
 
@@ -84,9 +86,9 @@ def has_bf16(device: torch.device) -> bool:
     return device.type != "cpu" or bool(there)
 
 
-def cpu_autocast() -> torch.autocast:
-    """bf16 where the CPU has such products, float32 elsewhere: emulated they take ten times as long."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(torch.device("cpu")))
+def bf16_autocast(device: torch.device = CPU, wanted: bool = True) -> torch.autocast:
+    """bf16 where it is wanted and the device has such products; emulated they take ten times as long as float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bf16(device))
 
 
 def _check_bf16(device: torch.device) -> None:

@@ -9,6 +9,7 @@ It also makes a row's result independent of the rows beside it: a row has the sa
 has a kernel of its own, is therefore doubled; that takes no longer, since such a product waits for its weights.
 
 The packed copy lies beside the weights, so a model that has been used on a CPU takes twice their memory.
+Where a processor has AVX2 only, an image's states (`many_rows`) go to MKL, with the weights as they lie (`AVX2`).
 Elsewhere (training, other devices and dtypes, autocast, torch without oneDNN) it is torch's `linear`.
 """
 

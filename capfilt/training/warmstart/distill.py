@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from capfilt.models.blip.checkpoint import load
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.vision import VisionTower
-from capfilt.models.precision import cpu_autocast
+from capfilt.models.precision import bf16_autocast
 from capfilt.training.warmstart.feed import Batch, Views, as_tensors, cut, flipped, jittered, normalise
 from capfilt.training.warmstart.joint import EMBED, Heads, load_heads
 from capfilt.training.warmstart.views import GRID, INNER
@@ -186,7 +186,7 @@ def _step(
         optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-    with cpu_autocast():
+    with bf16_autocast():
         terms = student(batch, keep)
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(student.parameters(), 2.0)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
-from capfilt.models.precision import cpu_autocast
+from capfilt.models.precision import bf16_autocast
 from capfilt.parquet import open_parquet
 from capfilt.text import pre_caption
 from capfilt.training.towers import take_text
@@ -107,7 +107,7 @@ def distil(
     text.train()
     for step in range(args.steps):
         rows = torch.randint(len(texts) - args.held, (args.batch,)).tolist()
-        with cpu_autocast():
+        with bf16_autocast():
             loss = _miss(text, readers, tokenizer, [texts[i] for i in rows], targets[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
