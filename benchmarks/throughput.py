@@ -169,7 +169,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not args.short:
         result["n5_over_n1"] = extra.five_captions(inputs, args.new_tokens, few, args.rounds)
         result |= extra.two_actors(inputs, args.new_tokens, few, args.rounds)
-        result["growth"] = extra.growth(folder, args.shape, inputs, args.new_tokens, few)
+        result["growth"] = extra.growth(folder, args.shape, inputs, args.new_tokens, few, args.rounds)
     if args.pipeline:
         shape = "tiny" if args.shape == "tiny" else "middle"
         result["pipeline"] = extra.pipeline(folder / "pipeline", shape, args.pipeline, 4, args.new_tokens)

@@ -7,6 +7,7 @@ a worker with several cores does. `Engine.run` is what is timed.
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -37,10 +38,15 @@ SCHEMA = pa.schema(
 
 def captioner(inputs: Inputs, new_tokens: int, precision: Precision = "fp32") -> Blip:
     """Draws captions of exactly so many tokens."""
-    blip = apply_precision(Blip.load(inputs.captioner), precision)
+    return drawing(apply_precision(Blip.load(inputs.captioner), precision), new_tokens)
+
+
+def drawing(blip: Blip, new_tokens: int) -> Blip:
+    """The same weights, drawing captions of exactly so many tokens."""
+    other = copy(blip)
     length = len(blip.tokenizer.prompt(PROMPT)) + new_tokens
-    blip.decoding = Decoding(prompt=PROMPT, min_length=length, max_length=length)
-    return blip
+    other.decoding = Decoding(prompt=PROMPT, min_length=length, max_length=length)
+    return other
 
 
 def judge(inputs: Inputs, precision: Precision = "fp32") -> Blip:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.throughput_engine import Engine, captioner, judge
+from benchmarks.throughput_engine import Engine, captioner, drawing, judge
 from benchmarks.throughput_inputs import PROMPT, Inputs, make_inputs
 from capfilt.engine import Done
 from capfilt.load import validate
@@ -97,62 +98,92 @@ def two_actors(inputs: Inputs, new_tokens: int, images: int, rounds: int) -> dic
     }
 
 
-def growth(folder: Path, shape: str, inputs: Inputs, new_tokens: int, images: int) -> dict[str, list[Any]]:
-    """Images/s of fp32, two towers, all cores, as one measure of the work grows; one run a point."""
+def growth(
+    folder: Path, shape: str, inputs: Inputs, new_tokens: int, images: int, rounds: int
+) -> dict[str, list[list[float]]]:
+    """[value, images/s] of fp32, two towers, all cores, as one measure of the work grows; medians over the rounds."""
     reader, filter_ = captioner(inputs, new_tokens), judge(inputs)
     base = Engine(reader, filter_)
     out = folder / "growth.parquet"
 
-    def speed(engine: Engine, data: Inputs = inputs, images: int = images) -> float:
-        return round(images / engine.run(data.shard, out, images), 4)
+    def seconds_an_image(engine: Engine, data: Inputs, images: int) -> float:
+        return engine.run(data.shard, out, images) / images
 
-    speed(base)
-    found: dict[str, list[Any]] = {}
-    sizes = [size for size in (1, 4, 16, 48) if size <= len(inputs.uids)]
-    found["batch_size"] = [[size, speed(replace(base, batch_size=size), images=max(size, images))] for size in sizes]
-    found["texts"] = [[texts + 1, speed(replace(base, web_texts=texts))] for texts in (0, 1, 3, 7)]
-    found["new_tokens"] = []
-    for tokens in (10, 20, 40):
-        length = len(reader.tokenizer.prompt(PROMPT)) + tokens
-        reader.decoding = reader.decoding.model_copy(update={"min_length": length, "max_length": length})
-        found["new_tokens"].append([tokens, speed(base)])
-    found["image_size"] = []
-    side = reader.image_size
-    for size in (side * 7 // 12, side):
-        size -= size % reader.config.vision.patch_size
-        data = make_inputs(folder / f"size-{size}", shape, images, size)
-        engine = Engine(captioner(data, new_tokens), judge(data))
-        speed(engine, data)
-        found["image_size"].append([size, speed(engine, data)])
-    return found
+    def speeds(points: dict[int, tuple[Engine, Inputs, int]]) -> list[list[float]]:
+        ways = {str(value): partial(seconds_an_image, *point) for value, point in points.items()}
+        return [[int(value), round(1 / spent, 4)] for value, spent in alternated(ways, rounds).items()]
+
+    base.run(inputs.shard, out, 1)
+    full = {size: size * base.lanes.count for size in (1, 4, 16)}  # images that give every lane such a batch
+    found = {
+        "batch_size": speeds(
+            {
+                size: (replace(base, batch_size=size), inputs, max(some, images))
+                for size, some in full.items()
+                if some <= len(inputs.uids)
+            }
+        ),
+        "texts": speeds({texts + 1: (replace(base, web_texts=texts), inputs, images) for texts in (0, 1, 3, 7)}),
+        "new_tokens": speeds(
+            {tokens: (replace(base, captioner=drawing(reader, tokens)), inputs, images) for tokens in (10, 20, 40)}
+        ),
+    }
+    by_side = {}
+    for side in (reader.image_size * 7 // 12, reader.image_size):
+        side -= side % reader.config.vision.patch_size
+        data = make_inputs(folder / f"size-{side}", shape, images, side)
+        by_side[side] = (Engine(captioner(data, new_tokens), judge(data)), data, images)
+        by_side[side][0].run(data.shard, out, 1)
+    return found | {"image_size": speeds(by_side)}
 
 
 def pipeline(folder: Path, shape: str, images: int, shards: int, new_tokens: int) -> dict[str, Any]:
     """`capfilt run` on Ray against the same models bare, both in two workers of one thread where there are two cores.
 
-    `pipeline_seconds`: of all workers, at the pace of their later shards; the first of each, the slowest, loads modules
-    and models.
+    Bare, run, run, bare, since the processor's clock drifts. `pipeline_seconds`: of all workers, at the pace of their
+    later shards; the first of each, the slowest, loads modules and models.
     """
     inputs = make_inputs(folder, shape, images)
-    workers = min(torch.get_num_threads(), 2)
-    actors = Actors(inputs, new_tokens, workers)
-    bare = actors.seconds(images // workers, workers) * workers
-    actors.close()
     (folder / "in").mkdir()
     table = pq.read_table(inputs.shard).rename_columns(["key", "text", "image"])
     pq.write_table(table, folder / "in/web.parquet")
+    settings = _settings(folder, inputs, images // shards, new_tokens)
+    workers = min(torch.get_num_threads(), 2)
+    actors = Actors(inputs, new_tokens, workers)
+    walls: list[float] = []
+
+    def bare() -> float:
+        return actors.seconds(images // workers, workers) * workers
+
+    def run() -> float:
+        started = time.perf_counter()
+        seconds = _seconds_of_shards(settings, folder / f"run-{len(walls)}")
+        walls.append(time.perf_counter() - started)
+        return sum(median(sorted(some)[: max(shards - workers, 1)]) * shards for some in seconds.values())
+
+    spent = alternated({"bare": bare, "pipeline": run}, 2)
+    actors.close()
+    return {
+        "images": images,
+        "shards": shards,
+        "model": shape,
+        "bare_seconds": spent["bare"],
+        "pipeline_seconds": spent["pipeline"],
+        "pipeline_over_bare": spent["pipeline"] / spent["bare"],
+        "wall_seconds": median(walls),
+    }
+
+
+def _seconds_of_shards(settings: dict[str, Any], folder: Path) -> dict[str, list[float]]:
+    """A run into `folder`; what each shard of the stages with a model took."""
     spent: dict[str, list[float]] = {}
 
     def note(done: Done) -> None:
         if "caption" in done.stage or "score" in done.stage:
             spent.setdefault(done.stage, []).append(done.seconds)
 
-    started = time.perf_counter()
-    run_ray(make_plan(validate(_settings(folder, inputs, images // shards, new_tokens), "bench"), folder / "run"), note)
-    wall = time.perf_counter() - started
-    steady = sum(median(sorted(seconds)[: max(shards - workers, 1)]) * shards for seconds in spent.values())
-    found = {"images": images, "shards": shards, "model": shape, "bare_seconds": bare, "pipeline_seconds": steady}
-    return found | {"pipeline_over_bare": steady / bare, "wall_seconds": wall}
+    run_ray(make_plan(validate(settings, "bench"), folder), note)
+    return spent
 
 
 def _settings(folder: Path, inputs: Inputs, rows: int, new_tokens: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ AXES = {
     "image_size": "side of the image, px",
     "new_tokens": "new tokens a caption",
     "texts": "texts an image",
-    "batch_size": "images a batch",
+    "batch_size": "images a batch of each core",
 }
 
 

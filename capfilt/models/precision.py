@@ -31,9 +31,11 @@ last one reaches `SMALLEST`: their scores do not change.
 
 A processor without VNNI adds pairs of products in 16 bits, which overflow. There the weights keep 7 bits, whose pairs
 cannot (255 * 63 * 2 < 2**15): coarser, and other numbers than a processor with VNNI gives. 577 rows of 768 -> 3072 take
-16 ms (uint8; 24 in int8), fp32 46; `_int_mm`, which has no kernel there, 920 (one thread, Zen 3). In
-all the captioner alone is 1.13 x fp32 there, both models 1.34 x; on photos-val as above P(match) moves
-by .038 at most, mean .0052, 0.95 % of verdicts flip, AUC of ITM moves by .0006, of ITC by .0004.
+a core 16 ms (uint8; 24 in int8), MKL's fp32 34; `_int_mm`, which has no kernel there, 920 (Zen 3). A product gains 2.0
+x, so that with all else of int8 free the captioner alone would gain 1.24 x in all there, and both models 1.6 x;
+measured: 1.16 x and 1.31 x. On photos-val as above P(match) moves by .038 at most, mean .0052, 0.95 % of verdicts flip,
+AUC of ITM moves by .0006, of ITC by .0004. For the few rows of decoding fbgemm's kernel takes half of oneDNN's time,
+but torch has it for its deprecated quantised tensors alone.
 torch.compile is not offered: vision took 1.34 s an image with it (and 13 s to begin), 1.17 without.
 """
 
