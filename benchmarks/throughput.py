@@ -47,7 +47,7 @@ def engines(inputs: Inputs, new_tokens: int) -> dict[str, Engine]:
         "capfilt_int8_captioner": Engine(reader8, filter_),
         "capfilt_int8": Engine(reader8, filter8),
     }
-    if has_bf16(torch.device("cpu")):
+    if has_bf16():
         found["capfilt_bf16"] = Engine(captioner(inputs, new_tokens, "bf16"), judge(inputs, "bf16"))
     return found
 

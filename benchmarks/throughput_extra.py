@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.throughput_engine import Engine, captioner, drawing, judge
-from benchmarks.throughput_inputs import PROMPT, Inputs, make_inputs
+from benchmarks.throughput_inputs import Inputs, make_inputs
 from capfilt.engine import Done
 from capfilt.load import validate
 from capfilt.plan import make_plan
@@ -106,35 +105,31 @@ def growth(
     base = Engine(reader, filter_)
     out = folder / "growth.parquet"
 
-    def seconds_an_image(engine: Engine, data: Inputs, images: int) -> float:
-        return engine.run(data.shard, out, images) / images
+    def seconds(engine: Engine, data: Inputs = inputs, some: int = images) -> Callable[[], float]:
+        return lambda: engine.run(data.shard, out, some) / some
 
-    def speeds(points: dict[int, tuple[Engine, Inputs, int]]) -> list[list[float]]:
-        ways = {str(value): partial(seconds_an_image, *point) for value, point in points.items()}
-        return [[int(value), round(1 / spent, 4)] for value, spent in alternated(ways, rounds).items()]
+    def speeds(ways: dict[int, Callable[[], float]]) -> list[list[float]]:
+        found = alternated({str(value): way for value, way in ways.items()}, rounds)
+        return [[int(value), round(1 / spent, 4)] for value, spent in found.items()]
 
     base.run(inputs.shard, out, 1)
-    full = {size: size * base.lanes.count for size in (1, 4, 16)}  # images that give every lane such a batch
-    found = {
-        "batch_size": speeds(
-            {
-                size: (replace(base, batch_size=size), inputs, max(some, images))
-                for size, some in full.items()
-                if some <= len(inputs.uids)
-            }
-        ),
-        "texts": speeds({texts + 1: (replace(base, web_texts=texts), inputs, images) for texts in (0, 1, 3, 7)}),
-        "new_tokens": speeds(
-            {tokens: (replace(base, captioner=drawing(reader, tokens)), inputs, images) for tokens in (10, 20, 40)}
-        ),
-    }
+    lanes = base.lanes.count  # a point's images give every one of them a whole batch
+    sizes = [size for size in (1, 4, 16) if size * lanes <= len(inputs.uids)]
     by_side = {}
     for side in (reader.image_size * 7 // 12, reader.image_size):
         side -= side % reader.config.vision.patch_size
         data = make_inputs(folder / f"size-{side}", shape, images, side)
-        by_side[side] = (Engine(captioner(data, new_tokens), judge(data)), data, images)
-        by_side[side][0].run(data.shard, out, 1)
-    return found | {"image_size": speeds(by_side)}
+        engine = Engine(captioner(data, new_tokens), judge(data))
+        engine.run(data.shard, out, 1)
+        by_side[side] = seconds(engine, data)
+    return {
+        "batch_size": speeds(
+            {size: seconds(replace(base, batch_size=size), some=max(size * lanes, images)) for size in sizes}
+        ),
+        "texts": speeds({texts + 1: seconds(replace(base, web_texts=texts)) for texts in (0, 1, 3, 7)}),
+        "new_tokens": speeds({n: seconds(replace(base, captioner=drawing(reader, n))) for n in (10, 20, 40)}),
+        "image_size": speeds(by_side),
+    }
 
 
 def pipeline(folder: Path, shape: str, images: int, shards: int, new_tokens: int) -> dict[str, Any]:
@@ -187,8 +182,7 @@ def _seconds_of_shards(settings: dict[str, Any], folder: Path) -> dict[str, list
 
 
 def _settings(folder: Path, inputs: Inputs, rows: int, new_tokens: int) -> dict[str, Any]:
-    length = len(captioner(inputs, 1).tokenizer.prompt(PROMPT)) + new_tokens
-    decoding = {"prompt": PROMPT, "min_length": length, "max_length": length}
+    decoding = captioner(inputs, new_tokens).decoding.model_dump(exclude_unset=True)
     return {
         "name": "bench",
         "sources": [{"type": "parquet", "path": str(folder / "in")}],

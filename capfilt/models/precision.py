@@ -82,7 +82,7 @@ def apply_precision(blip: Blip, precision: Precision, smallest: int = SMALLEST) 
     return blip
 
 
-def has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device = CPU) -> bool:
     """Whether products in bf16 are the processor's own: any CUDA device; a CPU with avx512_bf16 or amx."""
     there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type != "cpu" or bool(there)

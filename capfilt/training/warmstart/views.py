@@ -34,7 +34,7 @@ INNER = {4: 160, 10: 112}
 
 def teacher_dtype() -> torch.dtype:
     """bf16 where the processor has it, float32 elsewhere, as `bf16_autocast`."""
-    return torch.bfloat16 if has_bf16(torch.device("cpu")) else torch.float32
+    return torch.bfloat16 if has_bf16() else torch.float32
 
 
 def teacher() -> torch.nn.Module:
