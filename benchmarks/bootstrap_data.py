@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.errors import DataError
-from capfilt.parquet import open_parquet
-from capfilt.text import pre_caption
+from capfilt.media.text import pre_caption
+from capfilt.store.parquet import open_parquet
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 MAX_WORDS = 30

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from benchmarks.bootstrap_data import Row
 from capfilt.errors import ConfigError
-from capfilt.images import decode_image
-from capfilt.training.warmstart.views import CHANNELS, GRID, normalised, stacked, teacher, view
+from capfilt.media.images import decode_image
+from capfilt.training.warmstart.teacher_targets import CHANNELS, GRID, normalised, stacked, teacher, view
 
 VIEWS, CELL, CHUNK, PASS = 4, 192, 128, 4
 BASIS_IMAGES = 512

@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks.bootstrap_model import Images, Pair
 from capfilt.evaluation.captions import cider
 from capfilt.evaluation.retrieval import ranks_i2t, ranks_t2i, recalls
+from capfilt.media.text import pre_caption
 from capfilt.models.blip import Blip, Decoding
-from capfilt.text import pre_caption
 from capfilt.training.momentum import features
 
 NUCLEUS = Decoding(

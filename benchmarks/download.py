@@ -86,27 +86,27 @@ def by_img2dataset(urls: Path, folder: Path, threads: int) -> float:
 
 def by_capfilt(urls: Path, folder: Path, threads: int) -> float:
     """Downloads; seconds of `Ingest.process`."""
-    from capfilt.download.crew import load_img2dataset
-    from capfilt.load import validate
-    from capfilt.shards import manifest
+    from capfilt.config.load import validate
+    from capfilt.download.fetcher import load_img2dataset
     from capfilt.sources import open_source
-    from capfilt.stages.base import Job
-    from capfilt.stages.ingest import Ingest
+    from capfilt.stages.ingest import IngestStage
+    from capfilt.store.layout import RunLayout
+    from capfilt.store.shards import manifest
 
     download = {"threads": threads, "per_host": threads, "allow_hosts": ["127.0.0.1"]}
     source = {"type": "urls", "path": str(urls), "name": "web", "download": download}
     raw = {"sources": [source], "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}
     pipeline = validate(raw, "benchmark")
-    units = open_source(pipeline.sources[0], pipeline.ingest, folder).units(10_000)
-    job = Job(pipeline, folder, tuple(units), {"ingest": "pairs"})
-    stage = Ingest(job)
+    units = open_source(pipeline.sources[0], pipeline.ingest, folder).shard_specs(10_000)
+    layout = RunLayout(pipeline, folder, tuple(units), {"ingest": "pairs"})
+    stage = IngestStage(layout)
     stage.setup()
     load_img2dataset("downloader")
     started = time.perf_counter()
     for shard in range(len(units)):
         stage.process(shard)
     seconds = time.perf_counter() - started
-    statuses = [manifest(job.shard("ingest", shard))["status"] for shard in range(len(units))]
+    statuses = [manifest(layout.shard("ingest", shard))["status"] for shard in range(len(units))]
     assert statuses == [{"ok": unit.stop - unit.start} for unit in units], statuses
     return seconds
 

@@ -25,15 +25,16 @@ import pyarrow.parquet as pq
 import ray
 
 from capfilt import open_run, run, select
-from capfilt.engine import Done, run_local
-from capfilt.load import validate
-from capfilt.pipeline import EmitPairs, Pipeline
-from capfilt.plan import make_plan
-from capfilt.pool import run_ray
-from capfilt.rundir import write_facts
-from capfilt.schema import CAPTIONS, DEDUP, PAIRS, arrow, score_columns
-from capfilt.shards import ShardWriter, table
-from capfilt.steps import Plan
+from capfilt.config.load import validate
+from capfilt.config.pipeline import EmitPairs, Pipeline
+from capfilt.engine.board import Done
+from capfilt.engine.local import run_local
+from capfilt.engine.plan import make_plan
+from capfilt.engine.ray_pool import run_ray
+from capfilt.engine.steps import Plan
+from capfilt.store.run_folder import write_facts
+from capfilt.store.schema import CAPTIONS, DEDUP, PAIRS, arrow, score_columns
+from capfilt.store.shards import ShardWriter, table
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/sample/web/00000.parquet"
@@ -151,10 +152,10 @@ def stored_scores(folder: Path, shards: int, rows: int) -> Path:
     """A finished run of made-up scores."""
     pipeline = source(folder, 1, 4).model_copy(update={"emit": [EmitPairs(format="pairs")]})
     run(pipeline, out=folder / "run", local=True)
-    job = open_run(folder / "run").job
+    layout = open_run(folder / "run").layout
     rng = random.Random(0)
-    dim = pq.read_schema(job.shard("score", 0)).field("image_embedding").type.list_size
-    first = {stage: table(job.shard(stage, 0)).to_pylist()[0] for stage in ("ingest", "caption", "dedup")}
+    dim = pq.read_schema(layout.shard("score", 0)).field("image_embedding").type.list_size
+    first = {stage: table(layout.shard(stage, 0)).to_pylist()[0] for stage in ("ingest", "caption", "dedup")}
     schemas = {"ingest": PAIRS, "caption": CAPTIONS, "dedup": DEDUP, "score": score_columns(dim)}
     first["ingest"]["image"] = {"bytes": b"x" * 100, "path": None}
     first["score"] = {"status": "ok", "image_embedding": [0.0] * dim}
@@ -167,12 +168,12 @@ def stored_scores(folder: Path, shards: int, rows: int) -> Path:
             for stage, row in first.items():
                 made[stage].append({**row, "uid": uid, **(scores if stage == "score" else {})})
         for stage, lines in made.items():
-            with ShardWriter(job.shard(stage, shard), arrow(schemas[stage])) as writer:
+            with ShardWriter(layout.shard(stage, shard), arrow(schemas[stage])) as writer:
                 writer.write(lines)
     facts = open_run(folder / "run").facts
     facts["units"] = [["in", f"{i:05d}.parquet", 0, rows] for i in range(shards)]
-    write_facts(job.run, facts)
-    return job.run
+    write_facts(layout.run, facts)
+    return layout.run
 
 
 def select_time(shards: int, rows: int, times: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from benchmarks.throughput_engine import Engine, Spent, breakdown, captioner, ju
 from benchmarks.throughput_inputs import PROMPT, ROOT, SHAPES, Inputs, make_inputs
 from benchmarks.throughput_report import markdown, svg
 from benchmarks.throughput_venv import DataJuicer, install
-from capfilt.models.precision import has_bf16
+from capfilt.models.device import has_bf16
 
 SHARES = {"naive": 8, "batched": 3, "data_juicer": 6, "data_juicer_calls": 6, "capfilt_separate": 1}
 """Of these contenders a round has images / this many images; the others have half of all."""

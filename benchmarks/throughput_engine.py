@@ -17,13 +17,13 @@ import pyarrow as pa
 import torch
 
 from benchmarks.throughput_inputs import PROMPT, Inputs
-from capfilt.images import decode_image
+from capfilt.inference.batching import ON_CPU, ThreadLanes
+from capfilt.inference.rows import Row, model_batches, pixels_of
+from capfilt.media.images import decode_image
+from capfilt.media.text import pre_caption
 from capfilt.models.blip import Blip, Decoding
-from capfilt.models.precision import Precision, apply_precision
-from capfilt.shards import ShardWriter, batches
-from capfilt.stages.batching import ON_CPU, Lanes
-from capfilt.stages.rows import Row, model_batches, pixels_of
-from capfilt.text import pre_caption
+from capfilt.models.blip.precision import Precision, apply_precision
+from capfilt.store.shards import ShardWriter, batches
 
 MAX_PIXELS = 89_478_485
 SCHEMA = pa.schema(
@@ -81,7 +81,7 @@ class Engine:
     batch_size: int = ON_CPU
     judged: bool = True
     """Else it only captions."""
-    lanes: Lanes = field(default_factory=lambda: Lanes(torch.get_num_threads()))
+    lanes: ThreadLanes = field(default_factory=lambda: ThreadLanes(torch.get_num_threads()))
     spent: Spent = field(default_factory=Spent, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 

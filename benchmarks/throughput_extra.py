@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.throughput_engine import Engine, captioner, drawing, judge
 from benchmarks.throughput_inputs import Inputs, make_inputs
-from capfilt.engine import Done
-from capfilt.load import validate
-from capfilt.plan import make_plan
-from capfilt.pool import run_ray
+from capfilt.config.load import validate
+from capfilt.engine.board import Done
+from capfilt.engine.plan import make_plan
+from capfilt.engine.ray_pool import run_ray
 
 _engine: Engine | None = None
 

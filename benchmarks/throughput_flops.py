@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capfilt.inference.batching import ThreadLanes
 from capfilt.models.blip.config import MEDConfig
 from capfilt.models.blip.cross import FEW_ROWS
 from capfilt.models.blip.packed import THERE, Packed
-from capfilt.stages.batching import Lanes
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
@@ -121,7 +121,7 @@ def gemm_peak(repeats: int = 40) -> float:
     Of products one after the other for a second or two, as a model's are. It drifts with the processor's clock all the
     same: 366 .. 431 GFLOP/s within an hour on one virtual machine of two cores.
     """
-    best, lanes = 0.0, Lanes(torch.get_num_threads())
+    best, lanes = 0.0, ThreadLanes(torch.get_num_threads())
     for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
         ways = [lambda x=x, w=weight: F.linear(x, w)]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from capfilt.images import decode_image
+from capfilt.media.images import decode_image
 from capfilt.models.blip import Blip
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.image import ImageProcessor

@@ -46,10 +46,10 @@ class DataJuicer:
         paths = [folder / f"{uid}.jpg" for uid in inputs.uids]
         for path, jpeg in zip(paths, inputs.jpegs, strict=True):
             path.write_bytes(jpeg)
-        job: dict[str, Any] = {"captioner": str(inputs.captioner), "filter": str(inputs.filter)}
-        job |= {"jpegs": [str(path) for path in paths], "texts": inputs.texts}
-        job |= {"new_tokens": new_tokens, "threads": threads}
-        (folder / "job.json").write_text(json.dumps(job))
+        layout: dict[str, Any] = {"captioner": str(inputs.captioner), "filter": str(inputs.filter)}
+        layout |= {"jpegs": [str(path) for path in paths], "texts": inputs.texts}
+        layout |= {"new_tokens": new_tokens, "threads": threads}
+        (folder / "job.json").write_text(json.dumps(layout))
         command = [str(python), str(SCRIPT), str(folder / "job.json")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self._answer() != "ready":

@@ -7,16 +7,17 @@ result.accounting, result.dataset
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Pipeline", "Result", "load_pipeline", "open_run", "retry", "run", "select"]
+from capfilt.version import __version__
+
+__all__ = ["Pipeline", "Result", "__version__", "load_pipeline", "open_run", "retry", "run", "select"]
 
 if TYPE_CHECKING:
-    from capfilt.driver import Result, retry, run, select
-    from capfilt.load import load_pipeline
-    from capfilt.pipeline import Pipeline
-    from capfilt.rundir import open_run
+    from capfilt.api import Result, retry, run, select
+    from capfilt.config.load import load_pipeline
+    from capfilt.config.pipeline import Pipeline
+    from capfilt.store.run_folder import open_run
 
-_HOMES = {"Pipeline": "pipeline", "load_pipeline": "load", "open_run": "rundir"}
+_HOMES = {"Pipeline": "config.pipeline", "load_pipeline": "config.load", "open_run": "store.run_folder"}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'capfilt' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"capfilt.{_HOMES.get(name, 'driver')}"), name)
+    return getattr(import_module(f"capfilt.{_HOMES.get(name, 'api')}"), name)

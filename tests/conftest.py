@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
+from tests.tiny_runs import make_layout, pairs_row, picture, threads_put_back, write_sidecar  # noqa: F401
 
 settings.register_profile("same", derandomize=True, deadline=None)  # a gate must not roll dice
 settings.register_profile("search", max_examples=1000, deadline=None)  # pytest --hypothesis-profile=search

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from capfilt.load import validate
-from capfilt.pipeline import Pipeline
-from capfilt.shards import write_atomic
-from capfilt.stages.base import NOTHING, Job, Stage, Unit
-from capfilt.steps import Plan, Step
+from capfilt.config.load import validate
+from capfilt.config.pipeline import Pipeline
+from capfilt.engine.steps import Plan, Step
+from capfilt.stages.base import NOTHING, Stage
+from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.store.shards import write_atomic
 
 ROWS = 8
 
@@ -28,15 +29,15 @@ class Base:
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout = layout
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
         return {}
 
     def setup(self) -> None:
-        (self.job.run / f"{self.name}-{os.getpid()}.pid").touch()
+        (self.layout.run / f"{self.name}-{os.getpid()}.pid").touch()
 
 
 class Lines(Base):
@@ -45,7 +46,7 @@ class Lines(Base):
     name = "ingest"
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        path = self.job.shard("ingest", shard)
+        path = self.layout.shard("ingest", shard)
         write_atomic(path.with_suffix(".json"), json.dumps({"rows": ROWS, "sha256": "", "status": {}}))
         write_atomic(path, "\n".join(f"row {shard} {i}" for i in range(ROWS)))
 
@@ -57,12 +58,12 @@ class Upper(Base):
     inputs = ("ingest",)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        order, *numbers = self.job.pipeline.name.split("-")
-        rows = self.job.shard("ingest", shard).read_text().splitlines()
+        order, *numbers = self.layout.pipeline.name.split("-")
+        rows = self.layout.shard("ingest", shard).read_text().splitlines()
         if order == "slow":
             time.sleep(0.4)
-        if order == "once" and numbers == [str(shard)] and not (self.job.run / "died").exists():
-            (self.job.run / "died").touch()
+        if order == "once" and numbers == [str(shard)] and not (self.layout.run / "died").exists():
+            (self.layout.run / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "full" and numbers == [str(shard)]:
             raise OSError(28, "No space left on device")
@@ -71,7 +72,7 @@ class Upper(Base):
                 os.kill(os.getpid(), signal.SIGKILL)
         if only is None:
             text = "\n".join("null" if i in skip else row.upper() for i, row in enumerate(rows))
-            write_atomic(self.job.shard("caption", shard), text)
+            write_atomic(self.layout.shard("caption", shard), text)
 
 
 class Joined(Base):
@@ -82,8 +83,8 @@ class Joined(Base):
     inputs = ("caption",)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        parts = [self.job.shard("caption", i).read_text() for i in range(len(self.job.units))]
-        write_atomic(self.job.run / "joined", "\n".join(parts))
+        parts = [self.layout.shard("caption", i).read_text() for i in range(len(self.layout.shards))]
+        write_atomic(self.layout.run / "joined", "\n".join(parts))
 
 
 FAKES: tuple[type[Stage], ...] = (Lines, Upper, Joined)
@@ -98,12 +99,12 @@ def fake_plan(run: Path, orders: str = "fine", shards: int = 6, **resources: dic
         "dedup": {"semantic": None},
         "resources": resources,
     }
-    units = tuple(Unit("none", "", i * ROWS, (i + 1) * ROWS) for i in range(shards))
+    units = tuple(ShardSpec("none", "", i * ROWS, (i + 1) * ROWS) for i in range(shards))
     folders = {"ingest": "pairs", "caption": "caption", "emit": "dataset"}
-    job = Job(validate(raw, "test"), run, units, folders)
+    layout = RunLayout(validate(raw, "test"), run, units, folders)
     run.mkdir(parents=True, exist_ok=True)
     todo = {stage.name: (0,) if stage.scope == "all" else tuple(range(shards)) for stage in FAKES}
-    return Plan(job, tuple(Step(stage, "f", {}, todo[stage.name], "new") for stage in FAKES))
+    return Plan(layout, tuple(Step(stage, "f", {}, todo[stage.name], "new") for stage in FAKES))
 
 
 def expected(shards: int = 6) -> str:

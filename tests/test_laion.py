@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from capfilt import open_run
+from capfilt.analysis.verify import verify
 from capfilt.cli import main
-from capfilt.verify import verify
 from tests.download.open_web import EVERY, HEALS, OpenWeb
 from tests.test_run import command, content
 

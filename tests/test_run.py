@@ -17,11 +17,11 @@ import pytest
 import yaml
 
 from capfilt import Pipeline, open_run, run, select
+from capfilt.analysis.verify import verify
 from capfilt.cli import main
+from capfilt.config.load import load_pipeline
 from capfilt.errors import ConfigError, RunError
-from capfilt.load import load_pipeline
-from capfilt.rundir import locked
-from capfilt.verify import verify
+from capfilt.store.run_folder import locked
 
 SAMPLE = Path(__file__).parents[1] / "data/sample"
 SHARDS, ROWS = 4, 28
@@ -164,7 +164,7 @@ def test_another_threshold_needs_no_weights(copy: Path, monkeypatch: pytest.Monk
     def gone(*args: object) -> str:
         raise ConfigError("no such model")
 
-    monkeypatch.setattr("capfilt.plan.weights_digest", gone)
+    monkeypatch.setattr("capfilt.engine.plan.weights_digest", gone)
     select(copy, ["select.itm_threshold=0.9"])
     assert verify(copy) == []
     with pytest.raises(ConfigError, match="no such model"):
@@ -189,7 +189,7 @@ def test_another_filter_over_a_finished_run_keeps_pairs_and_captions(copy: Path)
     assert main(["run", "rescore", "--local", "--set", f"base={copy}"]) == 0
     assert [p.stat().st_mtime_ns for p in copy.glob("caption-*/*.parquet")] == captions
     assert len(list(copy.glob("score-*"))) == 2
-    assert open_run(copy).job.pipeline.score.model == "tiny/pretrained"
+    assert open_run(copy).layout.pipeline.score.model == "tiny/pretrained"
     assert verify(copy) == []
 
 

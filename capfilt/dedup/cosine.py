@@ -35,7 +35,7 @@ _CHECKED = 16_384
 
 def usable(vectors: Vectors) -> Mask:
     """(N,) whether a vector has a direction: finite, not zero."""
-    return np.concatenate([np.zeros(0, dtype=bool), *map(_usable, _pieces(vectors))])
+    return np.concatenate([np.zeros(0, dtype=bool), *map(_usable, _batcher(vectors))])
 
 
 def links(vectors: Vectors, min_similarity: float) -> Iterator[Links]:
@@ -101,7 +101,7 @@ def _cells(vectors: Vectors, rows: Ints, count: int) -> faiss.Index:
 
 
 def _fill(index: faiss.Index, vectors: Vectors, rows: Ints) -> None:
-    for part in _pieces(rows):
+    for part in _batcher(rows):
         with one_thread():
             index.add(_unit(vectors[part]))
 
@@ -114,7 +114,7 @@ def _search(index: faiss.Index, vectors: Vectors, rows: Ints, radius: float) -> 
         yield searched(limits, start), found.astype(np.int64)
 
 
-def _pieces(array: NDArray[Any], size: int = 16_384) -> Iterator[NDArray[Any]]:
+def _batcher(array: NDArray[Any], size: int = 16_384) -> Iterator[NDArray[Any]]:
     return (array[start : start + size] for start in range(0, len(array), size))
 
 

@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from capfilt.config.pipeline import EvalSet
 from capfilt.dedup.cosine import Vectors
 from capfilt.dedup.hamming import Codes
 from capfilt.dedup.links import Ints, Links
 from capfilt.errors import DataError
-from capfilt.images import ImageError, decode_image, phash
+from capfilt.media.images import ImageError, decode_image, phash
 from capfilt.models.blip.adapter import Blip
-from capfilt.parquet import is_binary, open_parquet, parquet_errors, parquet_files, safe_schema
-from capfilt.pipeline import EvalSet
 from capfilt.sources.columns import choose
 from capfilt.sources.files import Container
 from capfilt.sources.values import key_text
+from capfilt.store.parquet import is_binary, open_parquet, parquet_errors, parquet_files, safe_schema
 
 _READ = 32
 """Rows whose image files are held at once."""

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from capfilt.dedup.groups import KINDS, Marks
 from capfilt.dedup.hamming import Codes
 from capfilt.dedup.links import Ints, Mask
-from capfilt.schema import Column, arrow
-from capfilt.shards import ShardWriter, table
-from capfilt.stages.base import Job
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import Column, arrow
+from capfilt.store.shards import ShardWriter, table
 
 _KINDS = np.array([*KINDS, "key"])
 _KEY = len(KINDS)
@@ -39,9 +39,9 @@ class Rows:
     """Rows whose uid an earlier row has: its source states one key twice. They take part in nothing else."""
 
 
-def read(job: Job) -> Rows:
+def read(layout: RunLayout) -> Rows:
     """Every pairs shard's rows. Raises DataError for a damaged shard."""
-    parts = [_arrays(table(job.shard("ingest", shard), _COLUMNS)) for shard in range(len(job.units))]
+    parts = [_arrays(table(layout.shard("ingest", shard), _COLUMNS)) for shard in range(len(layout.shards))]
     uid, human, ok, pixels, phash = (np.concatenate(column) for column in zip(*parts, strict=True))
     repeated = np.ones(len(uid), dtype=bool)
     repeated[np.unique(uid, return_index=True)[1]] = False
@@ -70,7 +70,7 @@ def ranked(rows: Rows, *merits: NDArray[np.float32]) -> Ints:
 
 
 def write(
-    job: Job,
+    layout: RunLayout,
     stage: str,
     columns: tuple[Column, ...],
     rows: Rows,
@@ -81,7 +81,7 @@ def write(
     """The marks as the stage's sidecars, one a shard. Human rows get none, but for a repeated key.
 
     Args:
-        job: whose.
+        layout: whose.
         stage: its name.
         columns: NEAR or DEDUP.
         rows: N rows.
@@ -96,7 +96,7 @@ def write(
         table_ = _table(rows.uid[part], rows.uid[target[part]], kind[part], similarity[part])
         if contaminates is not None:
             table_ = table_.append_column("contaminates", pa.array(contaminates[part], pa.string()))
-        with ShardWriter(job.shard(stage, shard), arrow(columns)) as writer:
+        with ShardWriter(layout.shard(stage, shard), arrow(columns)) as writer:
             writer.write_table(table_)
 
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from capfilt.download.guard import ascii_host
 from capfilt.download.reasons import FetchError, shown
+from capfilt.download.url_policy import ascii_host
 from capfilt.errors import ConfigError
 
 _ENTRY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]\\?#]+)(:(?P<port>[0-9]{1,5}))?")

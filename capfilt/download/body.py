@@ -13,8 +13,8 @@ from http.client import HTTPResponse
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
+from capfilt.download.connection import Deadline, translated
 from capfilt.download.reasons import FetchError, shown
-from capfilt.download.wire import Deadline, translated
 
 FREE = 2**20
 """Bytes; smaller bodies are not counted by `Room`."""

@@ -20,16 +20,16 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import TypeVar
 
+from capfilt.config.source import Download
 from capfilt.download import robots
 from capfilt.download.blocklist import allow_list, read_hosts
 from capfilt.download.body import Response, Room, pieces, receive
-from capfilt.download.guard import Guard, Resolver, Target
-from capfilt.download.hops import Hops
+from capfilt.download.connection import Deadline
 from capfilt.download.hosts import Hosts
 from capfilt.download.optout import refusal
 from capfilt.download.reasons import FetchError, may_pass, shown
-from capfilt.download.wire import Deadline
-from capfilt.source import Download
+from capfilt.download.redirects import Hops
+from capfilt.download.url_policy import Guard, Resolver, Target
 
 T = TypeVar("T")
 

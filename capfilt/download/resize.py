@@ -7,8 +7,8 @@ thread at a time: it redirects the process's stdout while it works.
 from io import BytesIO
 from typing import Any
 
-from capfilt.download.crew import load_img2dataset
-from capfilt.images import ImageError, header_area
+from capfilt.download.fetcher import load_img2dataset
+from capfilt.media.images import ImageError, header_area
 
 QUALITY = 95
 

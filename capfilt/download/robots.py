@@ -14,9 +14,9 @@ from typing import Literal
 
 from protego import Protego
 
-from capfilt.download.guard import Target
 from capfilt.download.optout import TOKEN
 from capfilt.download.reasons import FetchError
+from capfilt.download.url_policy import Target
 
 MAX_BYTES = 512 * 1024
 """The rest of a longer file is not read (RFC 9309, section 2.5: at least 500 KiB)."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.errors import InputError
-from capfilt.evaluation.tokenize import words
+from capfilt.evaluation.caption_tokens import words
 
 FloatArray = NDArray[np.float64]
 Gram = tuple[str, ...]

@@ -13,7 +13,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 
 from capfilt.errors import InputError
-from capfilt.evaluation.tokenize import tokenize, words
+from capfilt.evaluation.caption_tokens import tokenize, words
 
 References = Sequence[Sequence[str]]
 """One or more true texts for each image."""

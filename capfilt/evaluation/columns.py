@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.errors import DataError
-from capfilt.parquet import open_parquet, parquet_errors
+from capfilt.store.parquet import open_parquet, parquet_errors
 
 _ROWS = 256
 """Rows read at once: some 25 MB of images at 100 kB each."""

@@ -27,7 +27,7 @@ from capfilt.evaluation.matching import (
 )
 from capfilt.evaluation.pairs import Pairs
 from capfilt.evaluation.retrieval import FloatArray, IntArray, ranks_i2t, ranks_t2i, recalls, rerank
-from capfilt.text import pre_caption
+from capfilt.media.text import pre_caption
 
 Result = dict[str, Any]
 _SHOWN = 5

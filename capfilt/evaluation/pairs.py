@@ -19,9 +19,9 @@ from PIL import Image
 
 from capfilt.errors import DataError, InputError
 from capfilt.evaluation.columns import Columns, Row, read_rows
-from capfilt.images import decode_image
-from capfilt.parquet import open_parquet, parquet_files
-from capfilt.text import pre_caption
+from capfilt.media.images import decode_image
+from capfilt.media.text import pre_caption
+from capfilt.store.parquet import open_parquet, parquet_files
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from capfilt.models.hub import resolve, weight_files
-from capfilt.shards import file_sha256
+from capfilt.store.shards import file_sha256
 
 _CONFIG = ("config.json",)
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json")

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from capfilt.config import ROOTS
+from capfilt.config.yaml_file import ROOTS
 from capfilt.errors import CheckpointError, ConfigError
 
 SHIPPED = tuple(root / "models" for root in ROOTS)

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from capfilt.models.digest import weights_digest
-from capfilt.rounds.recipes import Training
-from capfilt.rundir import read_json
-from capfilt.shards import write_atomic
+from capfilt.rounds.trainings import Training
+from capfilt.store.run_folder import read_json
+from capfilt.store.shards import write_atomic
 
 NAMES = {"pretrain": "pretrained", "finetune_captioner": "captioner", "finetune_filter": "filter"}
 """Stage -> folder below `models/`."""

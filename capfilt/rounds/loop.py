@@ -14,17 +14,17 @@ from typing import Any
 
 from rich.console import Console
 
-from capfilt import driver
+from capfilt import api
+from capfilt.config.pipeline import Pipeline
+from capfilt.engine.plan import out_of
 from capfilt.errors import ConfigError
-from capfilt.fingerprint import canonical, fingerprint
-from capfilt.pipeline import Pipeline
-from capfilt.plan import out_of
 from capfilt.rounds.export import NAMES, export
 from capfilt.rounds.measure import measure
-from capfilt.rounds.recipes import Training, check, trainings
 from capfilt.rounds.training_set import TrainingSet, write_training_set
-from capfilt.rundir import locked, read_json
-from capfilt.shards import file_sha256, write_atomic
+from capfilt.rounds.trainings import Training, check, trainings
+from capfilt.store.fingerprint import canonical, fingerprint
+from capfilt.store.run_folder import locked, read_json
+from capfilt.store.shards import file_sha256, write_atomic
 
 SHARED = ("pairs", "lists")
 """Made once: folders of RUN that every round's folder links to."""
@@ -35,7 +35,7 @@ class Round:
     """A finished round."""
 
     number: int
-    result: driver.Result
+    result: api.Result
     models: dict[str, Path]
     """pretrained, captioner, filter -> folder."""
     metrics: dict[str, Any]
@@ -58,7 +58,7 @@ def run_rounds(
         ConfigError, DataError, CheckpointError: something to mend. RunError, TrainingError: the machine, or a loss that
             is not finite; everything finished stays.
     """
-    from capfilt.report.loop import write_loop_report
+    from capfilt.analysis.report.rounds import write_loop_report
 
     check(pipeline)
     run, rounds = out_of(pipeline, out).resolve(), list[Round]()
@@ -99,7 +99,7 @@ class _Loop:
         self._say("caption, score, select, emit")
         link(self.run_folder, self.folder)
         own = of_round(self.pipeline, self.number, self.last)
-        result = driver.run(own, out=self.folder, local=self.local, console=self.console)
+        result = api.run(own, out=self.folder, local=self.local, console=self.console)
         training, print_ = self._training_set(result)
         trained = trainings(self.pipeline, self.folder, training, print_, self.last.get("pretrained"))
         for one in trained:
@@ -109,11 +109,11 @@ class _Loop:
         models = {NAMES[one.stage]: export(one, self.folder / "models", data, metrics) for one in trained}
         return Round(self.number, result, models, metrics, self._facts(result, print_, trained, metrics))
 
-    def _training_set(self, result: driver.Result) -> tuple[TrainingSet, str]:
+    def _training_set(self, result: api.Result) -> tuple[TrainingSet, str]:
         holdout = self.pipeline.evaluate.holdout if self.pipeline.evaluate else None
-        material = {"version": 1, "candidates": result.job.folders["select"], "holdout": holdout}
+        material = {"version": 1, "candidates": result.layout.folders["select"], "holdout": holdout}
         print_ = fingerprint(material)
-        return write_training_set(result.job, self.folder / f"training-{print_}", holdout), print_
+        return write_training_set(result.layout, self.folder / f"training-{print_}", holdout), print_
 
     def _train(self, one: Training) -> None:
         if read_json(one.folder / "done.json") is not None:
@@ -138,20 +138,20 @@ class _Loop:
             write_atomic(path, canonical(found) + "\n")
         return {name: value for name, value in found.items() if name != "fingerprint"}
 
-    def _data(self, training: TrainingSet, result: driver.Result) -> dict[str, Any]:
+    def _data(self, training: TrainingSet, result: api.Result) -> dict[str, Any]:
         texts = ", ".join(f"{n} {source}" for source, n in training.texts.items())
         return {
             "pipeline": self.pipeline.name,
             "round": self.number,
             "texts": texts,
             "pairs.parquet sha256": file_sha256(training.pairs),
-            "candidates": result.job.folders["select"],
-            "captioner": result.job.digests["caption"],
-            "filter": result.job.digests["score"],
+            "candidates": result.layout.folders["select"],
+            "captioner": result.layout.digests["caption"],
+            "filter": result.layout.digests["score"],
         }
 
     def _facts(
-        self, result: driver.Result, print_: str, trained: Iterable[Training], metrics: dict[str, Any]
+        self, result: api.Result, print_: str, trained: Iterable[Training], metrics: dict[str, Any]
     ) -> dict[str, Any]:
         folders = {one.stage: one.folder.name for one in trained}
         counts = result.accounting.to_dict()

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from capfilt.device import pick_device
+from capfilt.config.decoding import Decoding
+from capfilt.config.rounds import Evaluate
 from capfilt.evaluation import evaluate_captioner, evaluate_matcher, load_pairs
 from capfilt.evaluation.pairs import Pairs
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.decoding import Decoding
-from capfilt.rounds.parts import Evaluate
-from capfilt.rounds.recipes import Training
+from capfilt.models.device import pick_device
 from capfilt.rounds.training_set import TrainingSet
+from capfilt.rounds.trainings import Training
 
 MAX_LENGTH = 30
 """Most tokens of a caption, prompt counted, as in `capfilt eval`."""

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from capfilt.errors import ConfigError
-from capfilt.fingerprint import canonical
-from capfilt.rundir import read_json
-from capfilt.shards import ShardWriter, table, write_atomic
 from capfilt.sinks.base import Picture, pictures
-from capfilt.stages.base import Job
+from capfilt.store.fingerprint import canonical
+from capfilt.store.layout import RunLayout
+from capfilt.store.run_folder import read_json
+from capfilt.store.shards import ShardWriter, table, write_atomic
 
 SOURCES = ("human", "web", "synthetic")
 SCHEMA = pa.schema(
@@ -50,11 +50,11 @@ class TrainingSet:
         return self.folder / "heldout.parquet"
 
 
-def write_training_set(job: Job, folder: Path, holdout: float | None) -> TrainingSet:
+def write_training_set(layout: RunLayout, folder: Path, holdout: float | None) -> TrainingSet:
     """Write it, unless it is there.
 
     Args:
-        job: a run whose `select` is done.
+        layout: a run whose `select` is done.
         folder: named by the fingerprint of what it is made from.
         holdout: share of the human images, by the hash of their file; None holds out none.
 
@@ -63,7 +63,7 @@ def write_training_set(job: Job, folder: Path, holdout: float | None) -> Trainin
     """
     done = read_json(folder / "counts.json")
     if done is None:
-        done = _write(job, folder, holdout or 0.0)
+        done = _write(layout, folder, holdout or 0.0)
         write_atomic(folder / "counts.json", canonical(done))
     if not done["texts"]["human"]:
         raise ConfigError("no human pair is left to fine-tune on; add a source with role: human, or lower holdout")
@@ -72,14 +72,14 @@ def write_training_set(job: Job, folder: Path, holdout: float | None) -> Trainin
     return TrainingSet(folder, {source: done["texts"][source] for source in SOURCES})
 
 
-def _write(job: Job, folder: Path, holdout: float) -> dict[str, Any]:
+def _write(layout: RunLayout, folder: Path, holdout: float) -> dict[str, Any]:
     counts, held = Counter(dict.fromkeys(SOURCES, 0)), 0
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(ShardWriter(folder / f"{name}.parquet", SCHEMA)) for name in ("pairs", "heldout")
         }
-        away = _held_out(job, holdout)
-        for picture, texts in _rows(job):
+        away = _held_out(layout, holdout)
+        for picture, texts in _rows(layout):
             out = picture.sha256 in away
             if out and not texts["human"]:
                 continue
@@ -90,16 +90,16 @@ def _write(job: Job, folder: Path, holdout: float) -> dict[str, Any]:
     return {"texts": dict(counts), "heldout": held}
 
 
-def _rows(job: Job) -> Iterator[tuple[Picture, dict[str, list[str]]]]:
-    for picture in pictures(job):
+def _rows(layout: RunLayout) -> Iterator[tuple[Picture, dict[str, list[str]]]]:
+    for picture in pictures(layout):
         yield picture, {source: [t["text"] for t in picture.texts if t["source"] == source] for source in SOURCES}
 
 
-def _held_out(job: Job, share: float) -> frozenset[str]:
+def _held_out(layout: RunLayout, share: float) -> frozenset[str]:
     """sha256 of the files that are held out, from the light columns: every row with one of them stays out."""
     found = set[str]()
-    for shard in range(len(job.units)):
-        rows = table(job.shard("ingest", shard), ["role", "status", "sha256"])
+    for shard in range(len(layout.shards)):
+        rows = table(layout.shard("ingest", shard), ["role", "status", "sha256"])
         human = rows.filter(pc.and_(pc.equal(rows["role"], "human"), pc.equal(rows["status"], "ok")))
         found |= {digest for digest in human["sha256"].to_pylist() if is_held_out(digest, share)}
     return frozenset(found)

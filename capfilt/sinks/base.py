@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from capfilt.accounting import own_rows
-from capfilt.shards import batches, table
-from capfilt.stages.base import Job
+from capfilt.selection.accounting import own_rows
+from capfilt.store.layout import RunLayout
+from capfilt.store.shards import batches, table
 
 Record = dict[str, Any]
 Counts = dict[str, int]
@@ -43,9 +43,9 @@ class Picture:
         return f"{self.uid}.{EXTENSIONS[self.format]}"
 
 
-def kept_texts(job: Job, shard: int) -> dict[int, list[Record]]:
+def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[Record]]:
     """Position of the pairs row -> its kept texts, rows of the ledger; only rows that have some, in order."""
-    ledger = table(job.shard("select", shard))
+    ledger = table(layout.shard("select", shard))
     _, rows = own_rows(ledger["source"])
     kept = ledger["kept"].to_numpy()
     found: dict[int, list[Record]] = defaultdict(list)
@@ -54,11 +54,11 @@ def kept_texts(job: Job, shard: int) -> dict[int, list[Record]]:
     return found
 
 
-def pictures(job: Job) -> Iterator[Picture]:
+def pictures(layout: RunLayout) -> Iterator[Picture]:
     """Every kept picture of a run, in row order. Raises DataError for a damaged shard."""
-    for shard in range(len(job.units)):
-        texts = kept_texts(job, shard)
-        rows = (row for batch in batches(job.shard("ingest", shard), _COLUMNS, _BATCH) for row in batch)
+    for shard in range(len(layout.shards)):
+        texts = kept_texts(layout, shard)
+        rows = (row for batch in batches(layout.shard("ingest", shard), _COLUMNS, _BATCH) for row in batch)
         for position, row in enumerate(rows if texts else ()):
             if position in texts:
                 data = row.pop("image")["bytes"]

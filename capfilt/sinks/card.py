@@ -10,16 +10,16 @@ from typing import Any
 
 import yaml
 
-from capfilt.accounting import Accounting, funnel_lines
-from capfilt.fingerprint import canonical
-from capfilt.pipeline import ModelUse
-from capfilt.schema import Column
+from capfilt.config.pipeline import ModelSettings
+from capfilt.config.source import source_name
+from capfilt.selection.accounting import Accounting, funnel_lines
+from capfilt.selection.provenance import decoding_json, model_name
 from capfilt.sinks.base import Counts
 from capfilt.sinks.pairs import COLUMNS as PAIRS_COLUMNS
 from capfilt.sinks.parquet import COLUMNS
-from capfilt.source import source_name
-from capfilt.stages.base import Job
-from capfilt.stages.select import decoding_json, model_name
+from capfilt.store.fingerprint import canonical
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import Column
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _FILES = {"parquet": "data/*.parquet", "webdataset": "webdataset/*.tar", "pairs": "pairs/*.parquet"}
@@ -32,15 +32,15 @@ _ABOUT = {
 }
 
 
-def card(job: Job, accounting: Accounting, emitted: dict[str, Counts]) -> str:
+def card(layout: RunLayout, accounting: Accounting, emitted: dict[str, Counts]) -> str:
     """README.md's text. `emitted`: format -> what its sink counted."""
-    front = yaml.safe_dump(front_matter(job, accounting.texts_kept, emitted), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(front_matter(layout, accounting.texts_kept, emitted), sort_keys=False, allow_unicode=True)
     parts = [
-        f"---\n{front}---\n\n# {job.pipeline.name}\n\n{_intro(accounting)}",
+        f"---\n{front}---\n\n# {layout.pipeline.name}\n\n{_intro(accounting)}",
         "## Files\n\n" + "\n".join(_file_line(name, counts) for name, counts in emitted.items()),
         "## Use\n\n" + _use(emitted),
         "## Where rows and texts went\n\n" + _funnel(accounting),
-        "## How it was made\n\n" + _made(job),
+        "## How it was made\n\n" + _made(layout),
         "## Columns\n\n" + _columns(COLUMNS if "parquet" in emitted else PAIRS_COLUMNS),
         "## Licence\n\n" + _LICENCE,
     ]
@@ -53,10 +53,10 @@ _LICENCE = (
 )
 
 
-def front_matter(job: Job, pairs: int, emitted: dict[str, Counts]) -> dict[str, Any]:
+def front_matter(layout: RunLayout, pairs: int, emitted: dict[str, Counts]) -> dict[str, Any]:
     """The card's YAML: how `datasets` loads the folder, and what the Hub shows."""
     front: dict[str, Any] = {
-        "pretty_name": job.pipeline.name,
+        "pretty_name": layout.pipeline.name,
         "license": "other",
         "license_name": "unknown",
         "task_categories": ["image-to-text", "text-to-image"],
@@ -105,17 +105,17 @@ def _use(written: Collection[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _made(job: Job) -> str:
-    pipeline = job.pipeline
+def _made(layout: RunLayout) -> str:
+    pipeline = layout.pipeline
     sources = ", ".join(f"{_plain(source_name(source))} ({source.type}, {source.role})" for source in pipeline.sources)
     lines = [f"Sources: {sources}"]
     if pipeline.caption is not None:
         use = pipeline.caption
         decoding = decoding_json(use.decoding, use.seed, 0)
-        lines += [_model("Captioner", use, job.digests["caption"]), f"Captions an image: {use.samples}"]
+        lines += [_model("Captioner", use, layout.digests["caption"]), f"Captions an image: {use.samples}"]
         lines += [f"Decoding of sample 0: `{decoding}`"]
     if pipeline.score is not None:
-        lines.append(_model("Filter", pipeline.score, job.digests["score"]))
+        lines.append(_model("Filter", pipeline.score, layout.digests["score"]))
     lines.append(f"Selection: `{canonical(pipeline.select.model_dump(mode='json', exclude_none=True))}`")
     dedup = pipeline.dedup.model_dump(mode="json", exclude={"decontaminate"})
     lines.append(f"Duplicates: `{canonical(dedup)}`")
@@ -130,7 +130,7 @@ def _plain(name: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(name.split()))
 
 
-def _model(what: str, use: ModelUse, digest: str) -> str:
+def _model(what: str, use: ModelSettings, digest: str) -> str:
     revision = f", revision `{use.revision}`" if use.revision else ""
     return f"{what}: `{model_name(use.model)}`{revision}, digest of its weights `{digest}`"
 

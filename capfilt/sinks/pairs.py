@@ -5,15 +5,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.schema import CANDIDATES
-from capfilt.shards import table
 from capfilt.sinks.base import Counts
-from capfilt.stages.base import Job
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CANDIDATES
+from capfilt.store.shards import table
 
 COLUMNS = tuple(column for column in CANDIDATES if column.name in ("uid", "text", "source", "itc", "itm"))
 
 
-def write_pairs(job: Job, folder: Path) -> Counts:
+def write_pairs(layout: RunLayout, folder: Path) -> Counts:
     """One row a kept text, in the ledger's order, read from the ledger alone."""
     (folder / "pairs").mkdir()
     schema = pa.schema([(column.name, column.type) for column in COLUMNS])
@@ -21,8 +21,8 @@ def write_pairs(job: Job, folder: Path) -> Counts:
     with pq.ParquetWriter(
         folder / "pairs" / "pairs.parquet", schema, compression="zstd", write_page_checksum=True
     ) as writer:
-        for shard in range(len(job.units)):
-            ledger = table(job.shard("select", shard), [*schema.names, "kept"])
+        for shard in range(len(layout.shards)):
+            ledger = table(layout.shard("select", shard), [*schema.names, "kept"])
             kept = ledger.filter(ledger["kept"]).select(schema.names)
             writer.write_table(kept)
             rows += kept.num_rows

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.schema import CANDIDATES, PAIRS, Column, arrow
 from capfilt.sinks.base import Counts, Picture, Record
+from capfilt.store.schema import CANDIDATES, PAIRS, Column, arrow
 
 GROUP_BYTES = 48 * 2**20
 """A row group is closed before its images, counted once a text, pass this."""

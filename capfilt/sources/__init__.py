@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from capfilt.pipeline import Ingest
-from capfilt.source import Source
+from capfilt.config.pipeline import IngestSettings
+from capfilt.config.source import Source
 from capfilt.sources.base import RawRow, Reader
 from capfilt.sources.blip_json import BlipJsonReader
 from capfilt.sources.datasets_disk import DatasetsReader
@@ -26,10 +26,10 @@ _READERS: dict[str, Callable[[Source, int], Reader]] = {
 }
 
 
-_RULES = Ingest()
+_RULES = IngestSettings()
 
 
-def open_source(source: Source, rules: Ingest = _RULES, run: Path = Path()) -> Reader:
+def open_source(source: Source, rules: IngestSettings = _RULES, run: Path = Path()) -> Reader:
     """The reader of a source's type. Files are listed, none is read.
 
     Args:

@@ -1,17 +1,18 @@
 """What every reader gives: rows as found, numbered the same way in every process.
 
-A row of several texts is spread, one row a text, before anything is counted: `Unit.start` and `Unit.stop` count rows of
-`pairs`. Damage is the one exception: what cannot be read is told by a single row with the reason `source_damaged`.
+A row of several texts is spread, one row a text, before anything is counted: `ShardSpec.start` and `ShardSpec.stop`
+count rows of `pairs`. Damage is the one exception: what cannot be read is told by a single row with the reason
+`source_damaged`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import DataError
-from capfilt.source import Source, source_name
 from capfilt.sources.values import Json
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class RawRow:
 class Reader(Protocol):
     """One source. Cheap to make; holds no open file between calls."""
 
-    def units(self, rows_per_shard: int) -> list[Unit]:
+    def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         """All rows, cut into shards of at most that many; a shard never crosses a file, but ranges of a list may.
 
         Always the same for the same files: by name, then as rows lie in the file. Reads footers, headers or the list.
@@ -56,7 +57,7 @@ class Reader(Protocol):
         """
         ...
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
+    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
         """The rows of one unit, in order, one at a time.
 
         Raises DataError for a file that is gone or cannot be opened; never because of what is in it.
@@ -73,13 +74,13 @@ def damaged(key: str, error: object) -> RawRow:
     return RawRow(key, reason="source_damaged", error=str(error))
 
 
-def cut(source: Source, path: str, total: int, rows_per_shard: int) -> list[Unit]:
+def cut(source: Source, path: str, total: int, rows_per_shard: int) -> list[ShardSpec]:
     """Units of one file of `total` rows."""
     starts = range(0, total, rows_per_shard)
-    return [Unit(source_name(source), path, start, min(start + rows_per_shard, total)) for start in starts]
+    return [ShardSpec(source_name(source), path, start, min(start + rows_per_shard, total)) for start in starts]
 
 
-def some(units: list[Unit], source: Source) -> list[Unit]:
+def some(units: list[ShardSpec], source: Source) -> list[ShardSpec]:
     """The units. Raises DataError where there is none."""
     if not units:
         raise DataError(f"{source.path}: the source {source_name(source)!r} has no row")

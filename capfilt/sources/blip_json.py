@@ -17,14 +17,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError, DataError
-from capfilt.source import Source, source_name
 from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
 from capfilt.sources.columns import choose, described
 from capfilt.sources.files import Container, read_capped, reading, too_large
 from capfilt.sources.json_list import JsonList
 from capfilt.sources.values import key_text, mend, texts
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
 
 EVERY = 1000
 """Rows between two places from which the list can be entered."""
@@ -54,14 +54,14 @@ class BlipJsonReader:
             raise ConfigError(f"{where}.image_root: {self._root}: no such folder")
         self._file = Container("", key_text(path.name), path)
 
-    def units(self, rows_per_shard: int) -> list[Unit]:
+    def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         total = self._index.rows + (self._index.error is not None)
         return some(cut(self.source, "", total, rows_per_shard), self.source)
 
     def identity(self) -> list[list[str | int]]:
         return [self._file.identity()]
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
+    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
         index = self._index
         for row, record, image, text in self._walk(unit.start):
             if row >= min(unit.stop, index.rows):

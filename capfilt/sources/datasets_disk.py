@@ -13,13 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from capfilt.config.source import source_name
 from capfilt.errors import ConfigError, DataError
-from capfilt.parquet import is_list, refuse_extension
-from capfilt.source import source_name
 from capfilt.sources.base import SourceDamagedError
 from capfilt.sources.columns import Columns, choose
 from capfilt.sources.files import Container, reading
 from capfilt.sources.tables import BATCH, Group, Table, TableReader, as_bytes, broken, find_columns
+from capfilt.store.parquet import is_list, refuse_extension
 
 
 class DatasetsReader(TableReader):

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError, DataError
-from capfilt.source import Source, source_name
 from capfilt.sources.values import key_text
 
 EDGE = 64 * 2**10
@@ -25,7 +25,7 @@ class Container:
     """A file with rows in it."""
 
     unit: str
-    """`Unit.path`: relative to the source's path, "" where the path is the file."""
+    """`ShardSpec.path`: relative to the source's path, "" where the path is the file."""
     name: str
     """What keys and messages call it."""
     path: Path

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError
-from capfilt.source import Source, source_name
 from capfilt.sources.base import RawRow, cut, some
 from capfilt.sources.columns import choose, described, spread
 from capfilt.sources.files import TEXT_BYTES, read_capped, reading, too_large
 from capfilt.sources.values import key_text, mend, texts
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -37,7 +37,7 @@ class FolderReader:
         if not self._root.is_dir():
             raise ConfigError(f"sources.{source_name(source)}.path: {self._root}: no such folder")
 
-    def units(self, rows_per_shard: int) -> list[Unit]:
+    def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         return some(cut(self.source, "", int(self._ends[-1]) if self._names else 0, rows_per_shard), self.source)
 
     def identity(self) -> list[list[str | int]]:
@@ -52,7 +52,7 @@ class FolderReader:
                 found.append([key_text(name), facts.st_size, facts.st_mtime_ns])
         return found
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
+    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
         first = int(np.searchsorted(self._ends, unit.start, side="right"))
         last = int(np.searchsorted(self._ends, unit.stop - 1, side="right"))
         names = self._names[first : last + 1]

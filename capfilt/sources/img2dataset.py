@@ -10,15 +10,15 @@ A row's key is its `uid` if it has one, else img2dataset's `key`.
 from collections.abc import Iterator
 from dataclasses import replace
 
+from capfilt.config.source import Source
 from capfilt.errors import ConfigError
-from capfilt.source import Source
 from capfilt.sources.base import RawRow, Reader
 from capfilt.sources.columns import KEY, Columns
 from capfilt.sources.files import Container, containers
 from capfilt.sources.parquet import ParquetReader
 from capfilt.sources.values import key_text
 from capfilt.sources.webdataset import WebDatasetReader, sample_rows, samples, tar_stem
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
 
 
 def open_img2dataset(source: Source, max_bytes: int) -> Reader:
@@ -45,7 +45,7 @@ class TarsReader(WebDatasetReader):
         sidecar = _sidecar(file)
         if sidecar.path.is_file():
             reader = _Sidecar(self.source.model_copy(update={"path": str(sidecar.path), "columns": {}}), there)
-            yield from reader.rows(Unit("", "", 0, reader.total()))
+            yield from reader.rows(ShardSpec("", "", 0, reader.total()))
 
 
 def _sidecar(tar: Container) -> Container:

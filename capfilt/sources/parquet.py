@@ -1,9 +1,8 @@
 """Parquet files with an image column: as `datasets`, img2dataset or capfilt write them.
 
-Opened by `capfilt.parquet`, so extension types are refused and page checksums verified. A row group is read a page at a
-time.
-A row group whose pages are damaged gives the rows before the damage and one row that tells of the rest; so does one
-with bad UTF-8 in a column stored as an Arrow dictionary, for pyarrow refuses that before it can be mended.
+Opened by `capfilt.store.parquet`, so extension types are refused and page checksums verified. A row group is read a
+page at a time. A row group whose pages are damaged gives the rows before the damage and one row that tells of the rest;
+so does one with bad UTF-8 in a column stored as an Arrow dictionary, for pyarrow refuses that before it can be mended.
 """
 
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.errors import DataError
-from capfilt.parquet import is_list, open_parquet, parquet_errors
 from capfilt.sources.base import SourceDamagedError
 from capfilt.sources.columns import Columns, choose
 from capfilt.sources.files import Container
 from capfilt.sources.tables import BATCH, Group, Table, TableReader, broken, find_columns
+from capfilt.store.parquet import is_list, open_parquet, parquet_errors
 
 
 class ParquetReader(TableReader):

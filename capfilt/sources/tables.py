@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from capfilt.config.source import Source
 from capfilt.errors import DataError
-from capfilt.parquet import is_binary, is_list, is_string
-from capfilt.source import Source
 from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
 from capfilt.sources.columns import Columns, choose, described, key_of, require, spread
 from capfilt.sources.files import Container, container, containers, too_large
 from capfilt.sources.values import optional_text
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
+from capfilt.store.parquet import is_binary, is_list, is_string
 
 BATCH = 8
 """Records decoded at once: 800 kB of images of 100 kB, and at most 512 MB under the default cap of 64 MiB."""
@@ -66,7 +66,7 @@ class TableReader:
         """The file's columns and groups. Raises DataError: gone, refused, or its columns cannot be used."""
         raise NotImplementedError
 
-    def units(self, rows_per_shard: int) -> list[Unit]:
+    def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         found = []
         for file in self.files:
             with self.open(file) as table:
@@ -77,7 +77,7 @@ class TableReader:
     def identity(self) -> list[list[str | int]]:
         return [file.identity() for file in self.files]
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
+    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
         file = container(self.files, unit.path)
         with self.open(file) as table:
             row, record = 0, 0

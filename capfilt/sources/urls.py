@@ -16,20 +16,20 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capfilt.blocked import Blocked
-from capfilt.download.arrival import Arrival
+from capfilt.config.pipeline import IngestSettings
+from capfilt.config.source import Source, source_name
+from capfilt.download.result import Arrival
 from capfilt.errors import ConfigError, RunError
-from capfilt.images import ImageError
-from capfilt.pipeline import Ingest
-from capfilt.shards import batches, manifest
-from capfilt.source import Source, source_name
+from capfilt.media.blocklist import Blocked
+from capfilt.media.images import ImageError
 from capfilt.sources.base import RawRow, cut, some
 from capfilt.sources.hashes import mismatch
 from capfilt.sources.url_list import LIST, UrlList
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
+from capfilt.store.shards import batches, manifest
 
 if TYPE_CHECKING:
-    from capfilt.download.crew import Crew
+    from capfilt.download.fetcher import Crew
     from capfilt.download.resize import Resize
 
 LISTS = "lists"
@@ -47,18 +47,18 @@ Record = dict[str, Any]
 class UrlsReader:
     """See `Reader`."""
 
-    def __init__(self, source: Source, rules: Ingest, run: Path) -> None:
+    def __init__(self, source: Source, rules: IngestSettings, run: Path) -> None:
         self.source, self._rules, self._folder = source, rules, run / LISTS
         self._blocked = Blocked(rules.block_hashes)
 
-    def units(self, rows_per_shard: int) -> list[Unit]:
+    def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         path = UrlList(self.source).snapshot(self._folder)
         return some(cut(self.source, path.name, manifest(path)["rows"], rows_per_shard), self.source)
 
     def identity(self) -> list[list[str | int]]:
         return UrlList(self.source).identity()
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
+    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
         """As of `Reader`. Raises RunError where nearly nothing comes, OSError where the disk is full."""
         found: Counter[str | None] = Counter()
         rows = unit.stop - unit.start
@@ -68,11 +68,11 @@ class UrlsReader:
                 self._check(found)
             yield row
 
-    def some_rows(self, unit: Unit, positions: Sequence[int]) -> Iterator[RawRow]:
+    def some_rows(self, unit: ShardSpec, positions: Sequence[int]) -> Iterator[RawRow]:
         """The rows at these positions of the unit, ascending, counted from its start; only they are asked for."""
         return self._fetched(list(self._records(unit, positions)))
 
-    def _records(self, unit: Unit, positions: Sequence[int]) -> Iterator[Record]:
+    def _records(self, unit: ShardSpec, positions: Sequence[int]) -> Iterator[Record]:
         wanted, path = set(positions), self._folder / unit.path
         rows = (row for part in batches(path, LIST.names, 1000) for row in part)
         for position, row in enumerate(islice(rows, unit.start, unit.stop)):
@@ -123,7 +123,7 @@ class UrlsReader:
     def _crew(self) -> "Crew":
         """Imported when it is needed: its packages are an extra. Raises ConfigError without them."""
         try:
-            from capfilt.download.crew import Crew
+            from capfilt.download.fetcher import Crew
         except ImportError as error:
             raise ConfigError(
                 f"sources of type urls need a package that is not here ({error}): pip install 'capfilt[urls]'"

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
 
-from capfilt.source import Source
+from capfilt.config.source import Source
 from capfilt.sources.base import RawRow, SourceDamagedError, cut, some
 from capfilt.sources.columns import IMAGE, TEXT, Columns, Stated, choose, described, key_of, spread
 from capfilt.sources.files import TEXT_BYTES, Container, container, containers, reading, too_large
 from capfilt.sources.tar import Member, NoEndError, members, open_tar
 from capfilt.sources.values import json_object, key_text
-from capfilt.stages.base import Unit
+from capfilt.store.layout import ShardSpec
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -51,7 +51,7 @@ class WebDatasetReader:
         self.files = containers(source, SUFFIXES) if files is None else files
         self._stated = tuple(source.columns.items())
 
-    def units(self, rows_per_shard: int) -> list[Unit]:
+    def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         totals = [(file.unit, sum(1 for _ in self._rows(file, images=False))) for file in self.files]
         return some(
             [unit for path, total in totals for unit in cut(self.source, path, total, rows_per_shard)], self.source
@@ -60,7 +60,7 @@ class WebDatasetReader:
     def identity(self) -> list[list[str | int]]:
         return [file.identity() for file in self.files]
 
-    def rows(self, unit: Unit) -> Iterator[RawRow]:
+    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
         yield from islice(self._rows(container(self.files, unit.path), images=True), unit.start, unit.stop)
 
     def _rows(self, file: Container, images: bool) -> Iterator[RawRow]:

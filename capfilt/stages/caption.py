@@ -11,15 +11,16 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from capfilt.config.pipeline import CaptionSettings, Pipeline
+from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
+from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
 from capfilt.models.blip.adapter import Blip
-from capfilt.pipeline import Captioning, Pipeline
-from capfilt.schema import CAPTIONS, arrow
-from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.batching import Pieces, batch_size, lanes_of
-from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
+from capfilt.stages.base import NOTHING
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, arrow
 
 
-class Caption:
+class CaptionStage:
     """pairs -> `captions`, one list a row, sample by sample."""
 
     name: ClassVar[str] = "caption"
@@ -27,10 +28,10 @@ class Caption:
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
 
-    def __init__(self, job: Job) -> None:
-        assert job.pipeline.caption is not None
-        self.job = job
-        self.use: Captioning = job.pipeline.caption
+    def __init__(self, layout: RunLayout) -> None:
+        assert layout.pipeline.caption is not None
+        self.layout = layout
+        self.use: CaptionSettings = layout.pipeline.caption
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
@@ -44,9 +45,9 @@ class Caption:
     def setup(self) -> None:
         """Load the model. Raises as `load_model`."""
         self.load()
-        lanes = lanes_of(self.job.pipeline, "caption", self.blip)
+        lanes = lanes_of(self.layout.pipeline, "caption", self.blip)
         self.size = batch_size(self.use, [self.blip], self.answer, lanes)
-        self._pieces = Pieces(self.answer, lanes)
+        self._batcher = AdaptiveBatcher(self.answer, lanes)
 
     def load(self) -> None:
         """The captioner. Raises as `load_model`."""
@@ -55,14 +56,14 @@ class Caption:
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Caption one shard's images; see `Stage.process`. Raises DataError for damaged inputs."""
-        rows = read_rows(self.job, shard, self.inputs, ("web",), skip, only)
-        max_pixels = self.job.pipeline.ingest.max_pixels
+        rows = read_rows(self.layout, shard, self.inputs, ("web",), skip, only)
+        max_pixels = self.layout.pipeline.ingest.max_pixels
         batches = model_batches(rows, self.size, [self.blip], max_pixels)
-        write_rows(self.job.shard(self.name, shard), arrow(CAPTIONS), self._records(batches), only)
+        write_rows(self.layout.shard(self.name, shard), arrow(CAPTIONS), self._records(batches), only)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
-            found = self._pieces(batch)
+            found = self._batcher(batch)
             for row in batch:
                 yield record(row, found.get(row.position, {}))
 

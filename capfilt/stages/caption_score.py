@@ -1,9 +1,9 @@
 """Captions and scores of a shard in one go: each image read, decoded and resized once for both models.
 
-Chosen by the planner (`capfilt.plan`) where both stages run on the same kind of worker; the two sidecars are those that
-`caption` and `score` write by themselves, to the byte on a CPU. Where captioner and filter have the same vision tower
-(one checkpoint, or a frozen tower below both), it runs once an image for both. A row that kills this worker is looked
-for by the two stages apart.
+Chosen by the planner (`capfilt.engine.plan`) where both stages run on the same kind of worker; the two sidecars are
+those that `caption` and `score` write by themselves, to the byte on a CPU. Where captioner and filter have the same
+vision tower (one checkpoint, or a frozen tower below both), it runs once an image for both. A row that kills this
+worker is looked for by the two stages apart.
 """
 
 from collections import deque
@@ -13,30 +13,31 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from capfilt.config.pipeline import Pipeline
+from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
+from capfilt.inference.rows import Record, Row, model_batches, pixels_of, read_rows
 from capfilt.models.blip.adapter import Blip
-from capfilt.pipeline import Pipeline
-from capfilt.schema import CAPTIONS, arrow, score_columns
-from capfilt.shards import ShardWriter
 from capfilt.stages import caption, score
-from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.batching import Pieces, batch_size, lanes_of
-from capfilt.stages.caption import Caption
-from capfilt.stages.rows import Record, Row, model_batches, pixels_of, read_rows
-from capfilt.stages.score import Score
+from capfilt.stages.base import NOTHING
+from capfilt.stages.caption import CaptionStage
+from capfilt.stages.score import ScoreStage
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, arrow, score_columns
+from capfilt.store.shards import ShardWriter
 
 
-class CaptionScore:
+class CaptionScoreStage:
     """See `Stage`. It has no folder and no fingerprint of its own: those of `caption` and `score` hold."""
 
     name: ClassVar[str] = "caption+score"
     version: ClassVar[int] = 1
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
-    parts = (Caption, Score)
+    parts = (CaptionStage, ScoreStage)
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.caption, self.score = Caption(job), Score(job)
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout = layout
+        self.caption, self.score = CaptionStage(layout), ScoreStage(layout)
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
@@ -53,23 +54,23 @@ class CaptionScore:
         if self.shared:
             matcher.med.vision = captioner.med.vision
         self._models = [captioner] if same_input(captioner, matcher) else [captioner, matcher]
-        lanes = lanes_of(self.job.pipeline, "caption", captioner)
+        lanes = lanes_of(self.layout.pipeline, "caption", captioner)
         self.size = batch_size(self.score.use, self._models, self.answer, lanes)
-        self._pieces = Pieces(self.answer, lanes)
+        self._batcher = AdaptiveBatcher(self.answer, lanes)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
         self.score.open(shard)
-        rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
-        batches = model_batches(rows, self.size, self._models, self.job.pipeline.ingest.max_pixels)
+        rows = read_rows(self.layout, shard, self.inputs, ("web", "human"), skip, only)
+        batches = model_batches(rows, self.size, self._models, self.layout.pipeline.ingest.max_pixels)
         records = self._records(batches)
         if only is not None:
             deque(records, maxlen=0)
             return
         columns = arrow(score_columns(self.score.blip.config.embed_dim))
         with (
-            ShardWriter(self.job.shard("score", shard), columns) as scores,
-            ShardWriter(self.job.shard("caption", shard), arrow(CAPTIONS)) as captions,
+            ShardWriter(self.layout.shard("score", shard), columns) as scores,
+            ShardWriter(self.layout.shard("caption", shard), arrow(CAPTIONS)) as captions,
         ):
             for captioned, scored in records:
                 captions.write([captioned])
@@ -78,7 +79,7 @@ class CaptionScore:
     def _records(self, batches: Iterator[list[Row]]) -> Iterator[tuple[Record, Record]]:
         """A row of `captions` and one of `scores`, row by row."""
         for batch in batches:
-            found = self._pieces(batch)
+            found = self._batcher(batch)
             for row in batch:
                 yield self._captioned(row, found), score.record(row, found.get(row.position, {}).get("scores", {}))
 

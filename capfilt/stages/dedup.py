@@ -17,17 +17,18 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from capfilt.config.pipeline import EvalSet, Pipeline
+from capfilt.config.source import source_name
 from capfilt.dedup import cosine, evalset, hamming, rows
 from capfilt.dedup.groups import KINDS, Groups
 from capfilt.dedup.links import Floats, Ints, Links
+from capfilt.inference.rows import load_model
 from capfilt.models.blip.adapter import Blip
-from capfilt.pipeline import EvalSet, Pipeline
-from capfilt.schema import DEDUP
-from capfilt.shards import table
-from capfilt.source import source_name
-from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.evidence import floats, sidecar
-from capfilt.stages.rows import load_model
+from capfilt.stages.base import NOTHING
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import DEDUP
+from capfilt.store.shards import table
+from capfilt.store.sidecars import floats, sidecar
 
 _MARK = ("duplicate_of", "duplicate_kind", "similarity")
 
@@ -41,7 +42,7 @@ class _Embedded(NamedTuple):
     """(V, D)."""
 
 
-class Dedup:
+class DedupStage:
     """Writes `dedup-<fp>`."""
 
     name: ClassVar[str] = "dedup"
@@ -49,8 +50,8 @@ class Dedup:
     scope: ClassVar[Literal["shard", "all"]] = "all"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "score")
 
-    def __init__(self, job: Job) -> None:
-        self._job, self._dedup = job, job.pipeline.dedup
+    def __init__(self, layout: RunLayout) -> None:
+        self._layout, self._dedup = layout, layout.pipeline.dedup
         self._blip: Blip | None = None
 
     @staticmethod
@@ -66,7 +67,7 @@ class Dedup:
 
     def setup(self) -> None:
         """Load the filter, if evaluation images are to be embedded with it. Raises as `load_model`."""
-        use = self._job.pipeline.score
+        use = self._layout.pipeline.score
         if use is not None and any(part.min_similarity is not None for part in self._dedup.decontaminate):
             self._blip = load_model(use, "matcher")
 
@@ -76,7 +77,7 @@ class Dedup:
         Raises:
             DataError: a shard is damaged or has other rows than its pairs, or an evaluation set cannot be read.
         """
-        found = rows.read(self._job)
+        found = rows.read(self._layout)
         itm = self._web_itm(found)
         order = rows.ranked(found, itm)
         rank = np.full(len(found.uid), -1)
@@ -86,18 +87,18 @@ class Dedup:
         for kind, links in self._links(found, order, rank, embedded):
             groups.add(links, kind)
         labels = self._contaminates(found, order, embedded)
-        rows.write(self._job, self.name, DEDUP, found, order, groups.marks(), labels)
+        rows.write(self._layout, self.name, DEDUP, found, order, groups.marks(), labels)
 
     def _web_itm(self, found: rows.Rows) -> Floats:
         """(N,) NaN where the row's own text was not judged."""
-        if not self._job.has("score"):
+        if not self._layout.has("score"):
             return np.full(len(found.uid), np.nan, dtype=np.float32)
         return np.concatenate([floats(part["web_itm"]) for part in self._sidecars("score", ("web_itm",))])
 
     def _embedded(self, rank: Ints) -> _Embedded | None:
         """None where no embedding is stored or none is asked for."""
         asked = self._dedup.semantic is not None or self._blip is not None
-        if not asked or not self._job.has("score"):
+        if not asked or not self._layout.has("score"):
             return None
         at, parts, start = [], [], 0
         for part in self._sidecars("score", ("image_embedding",)):
@@ -111,7 +112,7 @@ class Dedup:
     def _links(
         self, found: rows.Rows, order: Ints, rank: Ints, embedded: _Embedded | None
     ) -> Iterator[tuple[str, Links]]:
-        if self._job.has("near"):
+        if self._layout.has("near"):
             yield from self._near(found, order, rank)
         if self._dedup.semantic is not None and embedded is not None:
             for links in cosine.links(embedded.vectors, self._dedup.semantic.min_similarity):
@@ -143,17 +144,17 @@ class Dedup:
         self, part: EvalSet, codes: hamming.Codes, embedded: _Embedded | None
     ) -> tuple[str, list[str], Iterator[Links]]:
         """Name and keys of a set, and the links of rows to its images."""
-        use = self._job.pipeline.score
+        use = self._layout.pipeline.score
         blip = None if part.min_similarity is None else self._blip
         size = 16 if use is None or use.batch_size == "auto" else use.batch_size
-        images = evalset.read(part, self._job.pipeline.ingest.max_pixels, size, blip)
+        images = evalset.read(part, self._layout.pipeline.ingest.max_pixels, size, blip)
         return source_name(part), images.keys, _meet(part, images, codes, embedded)
 
     def _sidecars(self, stage: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
         """A stage's columns, shard by shard, found to have the rows of the pairs."""
-        for index in range(len(self._job.units)):
-            uids = table(self._job.shard("ingest", index), ("uid",))["uid"]
-            yield sidecar(self._job, stage, index, columns, uids)
+        for index in range(len(self._layout.shards)):
+            uids = table(self._layout.shard("ingest", index), ("uid",))["uid"]
+            yield sidecar(self._layout, stage, index, columns, uids)
 
 
 def _meet(part: EvalSet, images: evalset.Images, codes: hamming.Codes, embedded: _Embedded | None) -> Iterator[Links]:

@@ -10,22 +10,23 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from capfilt.accounting import Accounting, account
-from capfilt.pipeline import Emit as Format
-from capfilt.pipeline import EmitBlipJson, EmitPairs, EmitParquet, EmitWebDataset, Pipeline
+from capfilt.config.pipeline import EmitBlipJson, EmitPairs, EmitParquet, EmitWebDataset, Pipeline
+from capfilt.config.pipeline import EmitFormat as Format
+from capfilt.selection.accounting import Accounting, account
+from capfilt.selection.provenance import model_name
 from capfilt.sinks.base import Counts, pictures
 from capfilt.sinks.blip_json import write_blip_json
 from capfilt.sinks.card import card
 from capfilt.sinks.pairs import write_pairs
 from capfilt.sinks.parquet import write_parquet
 from capfilt.sinks.webdataset import write_webdataset
-from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.select import model_name
+from capfilt.stages.base import NOTHING
+from capfilt.store.layout import RunLayout
 
 NAME, NEW, OLD = "dataset", ".dataset.new", ".dataset.old"
 
 
-class Emit:
+class EmitStage:
     """Writes `dataset/`. Images are streamed, one batch of a shard at a time."""
 
     name: ClassVar[str] = "emit"
@@ -33,8 +34,8 @@ class Emit:
     scope: ClassVar[Literal["shard", "all"]] = "all"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "select")
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, layout: RunLayout) -> None:
+        self._layout = layout
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
@@ -54,33 +55,35 @@ class Emit:
         """
         if only is not None:
             return
-        accounting = account(self._job)
-        recover(self._job.run)
-        new = self._job.run / NEW
+        accounting = account(self._layout)
+        recover(self._layout.run)
+        new = self._layout.run / NEW
         new.mkdir()
-        write_dataset(self._job, accounting, new)
-        swap(self._job.run)
+        write_dataset(self._layout, accounting, new)
+        swap(self._layout.run)
 
 
-def write_dataset(job: Job, accounting: Accounting, folder: Path) -> None:
+def write_dataset(layout: RunLayout, accounting: Accounting, folder: Path) -> None:
     """Every format, README.md and accounting.json into an empty folder."""
-    emitted: dict[str, Counts] = {part.format: _write(part, job, accounting, folder) for part in job.pipeline.emit}
-    (folder / "README.md").write_text(card(job, accounting, emitted), encoding="utf-8", newline="\n")
+    emitted: dict[str, Counts] = {
+        part.format: _write(part, layout, accounting, folder) for part in layout.pipeline.emit
+    }
+    (folder / "README.md").write_text(card(layout, accounting, emitted), encoding="utf-8", newline="\n")
     facts = {**accounting.to_dict(), "emitted": emitted}
     (folder / "accounting.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write(part: Format, job: Job, accounting: Accounting, folder: Path) -> Counts:
+def _write(part: Format, layout: RunLayout, accounting: Accounting, folder: Path) -> Counts:
     pairs = accounting.texts_kept
     match part:
         case EmitParquet():
-            return write_parquet(pictures(job), folder, pairs, part.rows_per_file)
+            return write_parquet(pictures(layout), folder, pairs, part.rows_per_file)
         case EmitWebDataset():
-            return write_webdataset(pictures(job), folder, accounting.formats, pairs, part.rows_per_file)
+            return write_webdataset(pictures(layout), folder, accounting.formats, pairs, part.rows_per_file)
         case EmitBlipJson():
-            return write_blip_json(pictures(job), folder, job.pipeline.name, part.link)
+            return write_blip_json(pictures(layout), folder, layout.pipeline.name, part.link)
         case EmitPairs():
-            return write_pairs(job, folder)
+            return write_pairs(layout, folder)
 
 
 def recover(run: Path) -> None:

@@ -16,17 +16,18 @@ from pathlib import PurePosixPath
 from threading import Lock
 from typing import Any, ClassVar, Literal
 
-from capfilt.blocked import Blocked
-from capfilt.images import Facts, ImageError, examine, header_area
-from capfilt.pipeline import Pipeline
-from capfilt.schema import PAIRS, arrow
-from capfilt.shards import ShardWriter
-from capfilt.source import source_name
+from capfilt.config.pipeline import Pipeline
+from capfilt.config.source import source_name
+from capfilt.media.blocklist import Blocked
+from capfilt.media.images import Facts, ImageError, examine, header_area
 from capfilt.sources import RawRow, Reader, open_source
 from capfilt.sources.hashes import mismatch
 from capfilt.sources.urls import UrlsReader
 from capfilt.stages import retry
-from capfilt.stages.base import NOTHING, Job, Unit
+from capfilt.stages.base import NOTHING
+from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.store.schema import PAIRS, arrow
+from capfilt.store.shards import ShardWriter
 
 Row = dict[str, Any]
 """Columns of `pairs`; a missing one is null."""
@@ -42,7 +43,7 @@ AHEAD_BYTES = 16 * 2**20
 """... and bytes of image files."""
 
 
-class Ingest:
+class IngestStage:
     """See `Stage`. Only the places in the source, its bytes and the rules decide what is written."""
 
     name: ClassVar[str] = "ingest"
@@ -50,8 +51,8 @@ class Ingest:
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.rules = job, job.pipeline.ingest
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout, self.rules = layout, layout.pipeline.ingest
         self._readers: dict[str, Reader] = {}
         self._blocked = Blocked(None)
         self._last: tuple[str, Future[Facts | ImageError]] | None = None
@@ -70,19 +71,19 @@ class Ingest:
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """See `Stage`. Raises DataError for a source file that is gone."""
-        path, before = self.job.shard(self.name, shard), self.job.before(shard)
+        path, before = self.layout.shard(self.name, shard), self.layout.before(shard)
         again = None if before is None else retry.positions(before)
         if before is not None and not again and only is None:
             retry.keep(before, path)
             return
-        rows = self._rows(self.job.units[shard], skip, _both(again, only))
+        rows = self._rows(self.layout.shards[shard], skip, _both(again, only))
         if only is not None:
             deque(rows, maxlen=0)
             return
         with ShardWriter(path, arrow(PAIRS)) as writer:
             writer.write(row for _, row in rows) if before is None else writer.write(retry.merged(before, rows))
 
-    def _rows(self, unit: Unit, skip: frozenset[int], only: Sequence[int] | None) -> Iterator[tuple[int, Row]]:
+    def _rows(self, unit: ShardSpec, skip: frozenset[int], only: Sequence[int] | None) -> Iterator[tuple[int, Row]]:
         """(position, row) of the unit's rows, or of those at some positions; images are decoded a few rows ahead."""
         waiting: deque[tuple[int, Row, RawRow, Looked]] = deque()
         held = 0
@@ -98,7 +99,7 @@ class Ingest:
                 yield self._ended(*waiting.popleft())
 
     def _begun(
-        self, unit: Unit, position: int, raw: RawRow, skip: frozenset[int], pool: ThreadPoolExecutor
+        self, unit: ShardSpec, position: int, raw: RawRow, skip: frozenset[int], pool: ThreadPoolExecutor
     ) -> tuple[Row, Looked]:
         """What is known before the image is decoded, and its decoding if that is to be."""
         row = self._known(unit.source, raw)
@@ -110,7 +111,7 @@ class Ingest:
     def _ended(self, position: int, row: Row, raw: RawRow, looked: Looked) -> tuple[int, Row]:
         return position, row if looked is None else row | self._verdict(raw, looked)
 
-    def _raw(self, unit: Unit, only: Sequence[int] | None) -> Iterator[tuple[int, RawRow]]:
+    def _raw(self, unit: ShardSpec, only: Sequence[int] | None) -> Iterator[tuple[int, RawRow]]:
         reader = self._reader(unit.source)
         if only is None:
             return enumerate(reader.rows(unit))
@@ -121,12 +122,12 @@ class Ingest:
 
     def _reader(self, name: str) -> Reader:
         if name not in self._readers:
-            self._readers[name] = open_source(self.job.pipeline.source(name), self.rules, self.job.run)
+            self._readers[name] = open_source(self.layout.pipeline.source(name), self.rules, self.layout.run)
         return self._readers[name]
 
     def _known(self, source: str, raw: RawRow) -> Row:
         """What the source says."""
-        role = self.job.pipeline.source(source).role
+        role = self.layout.pipeline.source(source).role
         meta = json.dumps(raw.meta, sort_keys=True, ensure_ascii=False) if raw.meta else None
         told = {"uid": row_uid(source, raw.key), "source": source, "role": role, "key": raw.key, "url": raw.url}
         return told | {"text": raw.text, "meta": meta}

@@ -1,11 +1,11 @@
 """Pairs known to be wrong: for each human row of a shard the text of another one, whose image is another."""
 
-from capfilt.shards import table
-from capfilt.stages.base import Job
-from capfilt.text import pre_caption
+from capfilt.media.text import pre_caption
+from capfilt.store.layout import RunLayout
+from capfilt.store.shards import table
 
 
-def mismatched(job: Job, shard: int) -> dict[int, str]:
+def mismatched(layout: RunLayout, shard: int) -> dict[int, str]:
     """Position -> another human row's text, cleaned; rows for which there is none are left out.
 
     In the order of uids, which are hashes, it is the next row's, from the last the first's: a permutation of the
@@ -13,7 +13,7 @@ def mismatched(job: Job, shard: int) -> dict[int, str]:
     Raises DataError for damaged pairs.
     """
     names = ("role", "status", "uid", "sha256", "text")
-    columns = [column.to_pylist() for column in table(job.shard("ingest", shard), names).select(names).columns]
+    columns = [column.to_pylist() for column in table(layout.shard("ingest", shard), names).select(names).columns]
     human = [
         (uid, position, digest, pre_caption(text or ""))
         for position, (role, status, uid, digest, text) in enumerate(zip(*columns, strict=True))

@@ -14,16 +14,17 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from capfilt.config.pipeline import Pipeline
 from capfilt.dedup import hamming, rows
 from capfilt.dedup.groups import Groups
 from capfilt.dedup.links import Ints, Links, equal, keys_of
-from capfilt.pipeline import Pipeline
-from capfilt.schema import NEAR
-from capfilt.shards import batches
-from capfilt.stages.base import NOTHING, Job
+from capfilt.stages.base import NOTHING
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import NEAR
+from capfilt.store.shards import batches
 
 
-class Near:
+class NearStage:
     """Writes `near-<fp>`."""
 
     name: ClassVar[str] = "near"
@@ -31,8 +32,8 @@ class Near:
     scope: ClassVar[Literal["shard", "all"]] = "all"
     inputs: ClassVar[tuple[str, ...]] = ("ingest",)
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, layout: RunLayout) -> None:
+        self._layout = layout
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
@@ -49,33 +50,33 @@ class Near:
         Raises:
             DataError: a pairs shard is damaged.
         """
-        found = rows.read(self._job)
+        found = rows.read(self._layout)
         order = rows.ranked(found)
         groups = Groups(len(order))
         for kind, links in self._links(order, found.phash[order]):
             groups.add(links, kind)
-        rows.write(self._job, self.name, NEAR, found, order, groups.marks())
+        rows.write(self._layout, self.name, NEAR, found, order, groups.marks())
 
     def _links(self, order: Ints, codes: hamming.Codes) -> Iterator[tuple[str, Links]]:
-        dedup = self._job.pipeline.dedup
+        dedup = self._layout.pipeline.dedup
         if dedup.exact:
-            yield "exact", equal_columns(self._job, ("pixels_sha256",), order)
+            yield "exact", equal_columns(self._layout, ("pixels_sha256",), order)
         if dedup.url_text:
-            yield "url_text", equal_columns(self._job, ("url", "text"), order)
+            yield "url_text", equal_columns(self._layout, ("url", "text"), order)
         if dedup.perceptual is not None:
             for links in hamming.links(codes, dedup.perceptual.max_distance):
                 yield "perceptual", links
 
 
-def equal_columns(job: Job, columns: Sequence[str], order: Ints) -> Links:
+def equal_columns(layout: RunLayout, columns: Sequence[str], order: Ints) -> Links:
     """Links between rows that are equal in all of these columns of pairs and null in none; row k is order[k]."""
-    keys = keys_of(value for shard in range(len(job.units)) for value in _values(job, shard, columns))[order]
+    keys = keys_of(value for shard in range(len(layout.shards)) for value in _values(layout, shard, columns))[order]
     stated = np.flatnonzero(keys.any(axis=1))
     return equal(keys[stated])[1].at(stated)
 
 
-def _values(job: Job, shard: int, columns: Sequence[str]) -> Iterator[bytes | None]:
-    for part in batches(job.shard("ingest", shard), columns, 2_000):
+def _values(layout: RunLayout, shard: int, columns: Sequence[str]) -> Iterator[bytes | None]:
+    for part in batches(layout.shard("ingest", shard), columns, 2_000):
         for row in part:
             cells = [row[name] for name in columns]
             yield None if None in cells else json.dumps(cells).encode()

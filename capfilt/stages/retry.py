@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.download.reasons import may_pass
-from capfilt.schema import PAIRS
-from capfilt.shards import batches, same_shard, table
+from capfilt.store.schema import PAIRS
+from capfilt.store.shards import batches, same_shard, table
 
 Row = dict[str, Any]
 _READ = 32

@@ -11,18 +11,19 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from capfilt.config.pipeline import ModelSettings, Pipeline
+from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
+from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
+from capfilt.media.text import pre_caption
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.protocols import Match
-from capfilt.pipeline import ModelUse, Pipeline
-from capfilt.schema import arrow, score_columns
-from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.batching import Pieces, batch_size, lanes_of
+from capfilt.stages.base import NOTHING
 from capfilt.stages.mismatch import mismatched
-from capfilt.stages.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
-from capfilt.text import pre_caption
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import arrow, score_columns
 
 
-class Score:
+class ScoreStage:
     """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
 
     name: ClassVar[str] = "score"
@@ -30,10 +31,10 @@ class Score:
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption")
 
-    def __init__(self, job: Job) -> None:
-        assert job.pipeline.score is not None
-        self.job = job
-        self.use: ModelUse = job.pipeline.score
+    def __init__(self, layout: RunLayout) -> None:
+        assert layout.pipeline.score is not None
+        self.layout = layout
+        self.use: ModelSettings = layout.pipeline.score
         self._wrong: dict[int, str] = {}
 
     @staticmethod
@@ -46,9 +47,9 @@ class Score:
     def setup(self) -> None:
         """Load the model. Raises as `load_model`."""
         self.load()
-        lanes = lanes_of(self.job.pipeline, "score", self.blip)
+        lanes = lanes_of(self.layout.pipeline, "score", self.blip)
         self.size = batch_size(self.use, [self.blip], self.answer, lanes)
-        self._pieces = Pieces(self.answer, lanes)
+        self._batcher = AdaptiveBatcher(self.answer, lanes)
 
     def load(self) -> None:
         """The filter. Raises as `load_model`."""
@@ -57,19 +58,19 @@ class Score:
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
         self.open(shard)
-        rows = read_rows(self.job, shard, self.inputs, ("web", "human"), skip, only)
-        max_pixels = self.job.pipeline.ingest.max_pixels
+        rows = read_rows(self.layout, shard, self.inputs, ("web", "human"), skip, only)
+        max_pixels = self.layout.pipeline.ingest.max_pixels
         batches = model_batches(rows, self.size, [self.blip], max_pixels)
         schema = arrow(score_columns(self.blip.config.embed_dim))
-        write_rows(self.job.shard(self.name, shard), schema, self._records(batches), only)
+        write_rows(self.layout.shard(self.name, shard), schema, self._records(batches), only)
 
     def open(self, shard: int) -> None:
         """Before a shard's first row. Raises DataError for damaged pairs."""
-        self._wrong = mismatched(self.job, shard)
+        self._wrong = mismatched(self.layout, shard)
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:
-            found = self._pieces(batch)
+            found = self._batcher(batch)
             for row in batch:
                 yield record(row, found.get(row.position, {}))
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from capfilt.models import precision
+from capfilt.models import device as devices
 from capfilt.models.protocols import TrainBatch
 from capfilt.training.alarm import check_gradient, check_losses
 from capfilt.training.log import Log
@@ -40,7 +40,7 @@ def train(recipe: Recipe, rank: Rank | None = None, watch: Callable[[dict[str, f
     trainer.resume()
     first, done = trainer.rank.first, trainer.position.step
     if first:
-        if trainer.recipe.run.precision == "bf16" and not precision.has_bf16(trainer.device):
+        if trainer.recipe.run.precision == "bf16" and not devices.has_bf16(trainer.device):
             logger.warning("precision bf16: this processor has no such products; training goes on in fp32")
         trainer.out.mkdir(parents=True, exist_ok=True)
         (trainer.out / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
@@ -102,7 +102,7 @@ def _forward_backward(trainer: Trainer, batch: TrainBatch, part: int) -> dict[st
     batch = TrainBatch(batch.pixels.to(device), batch.texts, batch.image_ids.to(device), batch.uids)
     last = part == recipe.optim.accumulate - 1
     with contextlib.nullcontext() if last or rank.world == 1 else trainer.step_module.no_sync():
-        with precision.bf16_autocast(device, recipe.run.precision == "bf16"):
+        with devices.bf16_autocast(device, recipe.run.precision == "bf16"):
             terms: dict[str, Tensor] = trainer.step_module(batch)
         means = _means(terms, rank.world)
         check_losses(means, terms, batch.uids, rank.world)

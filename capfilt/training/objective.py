@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from capfilt.config import Part
+from capfilt.config.yaml_file import ConfigModel
 from capfilt.errors import ConfigError
 from capfilt.models.blip.layers import KV
 from capfilt.models.blip.med import MED, select_kv
@@ -23,7 +23,7 @@ from capfilt.models.protocols import TrainBatch
 from capfilt.training.momentum import Momentum, features
 
 
-class ObjectiveConfig(Part):
+class ObjectiveConfig(ConfigModel):
     """Which losses, and their constants; the defaults are the paper's."""
 
     itc: float = Field(default=1.0, ge=0)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
 
-from capfilt.config import Part, anchor, describe, find_yaml, override, read_yaml
+from capfilt.config.yaml_file import ConfigModel, anchor, describe, find_yaml, override, read_yaml
 from capfilt.errors import ConfigError
 from capfilt.training.augment import Augment
 from capfilt.training.objective import ObjectiveConfig
-from capfilt.training.parts import DataPart, ModelPart, OptimPart, RunPart, Validation
+from capfilt.training.recipe_sections import DataPart, ModelPart, OptimPart, RunPart, Validation
 
 KINDS: dict[str, dict[str, dict[str, object]]] = {
     "pretrain": {
@@ -44,7 +44,7 @@ _FILES = ("data.sources.*.path", "validation.path", "validation.train")
 _FILES_OR_NAMES = ("model.init", "model.vision_init", "model.text_init", "model.tokenizer")
 
 
-class Recipe(Part):
+class Recipe(ConfigModel):
     """The whole file."""
 
     recipe: Literal["pretrain", "captioner", "filter"]

@@ -2,7 +2,7 @@
 
 import math
 
-from capfilt.training.parts import OptimPart
+from capfilt.training.recipe_sections import OptimPart
 
 
 def learning_rate(optim: OptimPart, step: int, steps_per_epoch: int) -> float:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capfilt.errors import DataError
-from capfilt.parquet import (
+from capfilt.media.text import cell_texts, text_slots
+from capfilt.store.parquet import (
     RowGroupCache,
     column_bytes,
     is_binary,
@@ -29,7 +30,6 @@ from capfilt.parquet import (
     parquet_errors,
     parquet_files,
 )
-from capfilt.text import cell_texts, text_slots
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from capfilt.device import pick_device
 from capfilt.errors import CheckpointError, DataError
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.image import ImageProcessor
 from capfilt.models.blip.text import TextLayer
 from capfilt.models.blip.vision import VisionBlock
+from capfilt.models.device import pick_device
 from capfilt.training import state
 from capfilt.training.alarm import CollapseAlarm
-from capfilt.training.data import Feed
-from capfilt.training.initial import initial_model
+from capfilt.training.initial_model import initial_model
+from capfilt.training.loader import Feed
 from capfilt.training.log import Window
 from capfilt.training.objective import BlipObjective
 from capfilt.training.recipe import Recipe

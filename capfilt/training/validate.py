@@ -1,9 +1,9 @@
 """Held-out numbers in the middle of a training run, by the same code as `capfilt eval`."""
 
+from capfilt.config.decoding import Decoding
 from capfilt.evaluation import evaluate_captioner, evaluate_matcher, load_pairs
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.decoding import Decoding
-from capfilt.training.parts import Validation
+from capfilt.training.recipe_sections import Validation
 
 MAX_LENGTH = 30
 """Most tokens of a caption, prompt counted, as in `capfilt eval`; COCO's protocol has 20."""

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from capfilt.config.pipeline import EvalSet
 from capfilt.dedup import evalset
 from capfilt.dedup.links import Links
 from capfilt.errors import DataError
-from capfilt.images import phash
-from capfilt.pipeline import EvalSet
+from capfilt.media.images import phash
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 Writer = Callable[..., EvalSet]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from capfilt.dedup import hamming
 from capfilt.dedup.links import Links
-from capfilt.images import decode_image, phash
+from capfilt.media.images import decode_image, phash
 
 BASE = (0x0123456789ABCDEF, 0xF0F0F0F00F0F0F0F, 0x9247FA78544DD343)
 CODES = st.lists(

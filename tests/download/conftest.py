@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from capfilt.config.source import Download
 from capfilt.download.opener import Opener, Outcome
 from capfilt.download.reasons import FetchError
-from capfilt.source import Download
 from tests.download.server import HostileServer
 
 CONTEXT = ssl.create_default_context()  # 15 ms each

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.images import ImageError, examine
+from capfilt.media.images import ImageError, examine
 from tests.download.server import HostileServer
 
 SAMPLE = Path(__file__).parents[2] / "data/sample/web"

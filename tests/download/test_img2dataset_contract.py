@@ -16,8 +16,8 @@ from tests.download.server import HostileServer
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version
 downloader = pytest.importorskip("img2dataset.downloader")
 
+from capfilt.config.source import Download  # noqa: E402
 from capfilt.download.opener import Opener  # noqa: E402
-from capfilt.source import Download  # noqa: E402
 
 
 class Recorder:

@@ -23,7 +23,7 @@ PROGRAM = """
 import pathlib, re, sys, threading, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from capfilt.download.opener import Opener
-from capfilt.source import Download
+from capfilt.config.source import Download
 
 url, threads = sys.argv[1], int(sys.argv[2])
 opener = Opener(Download(allow_hosts=["127.0.0.1"], threads=threads, per_host=threads, timeout=120))
@@ -115,21 +115,21 @@ def test_what_is_read_takes_room_until_it_has_landed(server: HostileServer, ask_
 
 WORKER = """
 import pathlib, re, sys
-from capfilt.load import validate
+from capfilt.config.load import validate
 from capfilt.sources import open_source
-from capfilt.stages.base import Job, Unit
-from capfilt.stages.ingest import Ingest
+from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.stages.ingest import IngestStage
 
 download = {"threads": 64, "per_host": 64, "retries": 0, "timeout": 60, "allow_hosts": ["127.0.0.1"]}
 source = {"type": "urls", "path": sys.argv[1], "name": "web", "download": {**download, "max_error_rate": 1}}
 pipeline = validate({"sources": [source], "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}, "test")
 run = pathlib.Path(sys.argv[2])
 if len(sys.argv) == 3:  # the list is read by the run's first process
-    units = open_source(pipeline.sources[0], pipeline.ingest, run).units(1000)
+    units = open_source(pipeline.sources[0], pipeline.ingest, run).shard_specs(1000)
     print(units[0].path, units[0].stop)
     sys.exit()
-job = Job(pipeline, run, (Unit("web", sys.argv[3], 0, int(sys.argv[4])),), {"ingest": "pairs"})
-worker = Ingest(job)
+layout = RunLayout(pipeline, run, (ShardSpec("web", sys.argv[3], 0, int(sys.argv[4])),), {"ingest": "pairs"})
+worker = IngestStage(layout)
 worker.setup()
 worker.process(0)
 print(int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from protego import Protego
 
 from capfilt.download import robots
-from capfilt.download.guard import Guard
 from capfilt.download.opener import Opener
 from capfilt.download.optout import REFUSALS, refusal
 from capfilt.download.reasons import FetchError, may_pass
+from capfilt.download.url_policy import Guard
 from tests.download.conftest import BODY, FakeTime, Names, fetch, reason
 from tests.download.server import HostileServer
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from capfilt.download.resize import Resize
-from capfilt.images import ImageError
+from capfilt.media.images import ImageError
 from tests.pictures import encode, photo
 
 BIG = encode(photo(300, 200))

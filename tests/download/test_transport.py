@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import capfilt
+from capfilt.config.source import Download
 from capfilt.download.opener import Opener
 from capfilt.download.reasons import REASONS, FetchError, may_pass
-from capfilt.source import Download
 from tests.download.conftest import BODY, CONTEXT, Names, fetch, reason
 from tests.download.server import HostileServer
 
@@ -188,7 +188,7 @@ def test_whatever_a_server_sends_only_a_fetch_error_leaves(raw: bytes, start: by
     theirs.close()
     opener = Opener(Download(timeout=1, retries=0), context=CONTEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("capfilt.download.wire._connect", lambda *_: ours)
+        patch.setattr("capfilt.download.connection._connect", lambda *_: ours)
         assert reason(opener, "http://93.184.216.34/") in {None, *REASONS, *(f"http_{n}" for n in range(100, 1000))}
     assert opener.last().trouble is None
 

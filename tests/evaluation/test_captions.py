@@ -6,8 +6,8 @@ import pytest
 
 from capfilt.errors import InputError
 from capfilt.evaluation.baselines import CiderIndex, constant_caption, nearest_captions
+from capfilt.evaluation.caption_tokens import tokenize, words
 from capfilt.evaluation.captions import bleu4, cider, distinct, mean_length
-from capfilt.evaluation.tokenize import tokenize, words
 
 REFERENCES = [
     ["a dog runs in the park", "the brown dog is running"],

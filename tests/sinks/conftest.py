@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from capfilt.schema import CANDIDATES
 from capfilt.sinks.base import Picture
+from capfilt.store.schema import CANDIDATES
 
 Record = dict[str, Any]
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.pipeline import Ingest
-from capfilt.source import Source
+from capfilt.config.pipeline import IngestSettings
+from capfilt.config.source import Source
 from capfilt.sources import RawRow, open_source
 
 TEXTS = ["a red square", "chat — 猫", "two  dogs\n", "", "<b>#4</b>", "the last one"]
@@ -42,8 +42,8 @@ def all_rows() -> Callable[..., list[RawRow]]:
     """all_rows(type, path, rows_per_shard=4, max_bytes=..., ...): every row of a source, unit by unit."""
 
     def read(kind: str, path: Path, rows_per_shard: int = 4, max_bytes: int = 2**20, **source: Any) -> list[RawRow]:
-        reader = open_source(Source(type=kind, path=str(path), **source), Ingest(max_bytes=max_bytes))
-        units = reader.units(rows_per_shard)
+        reader = open_source(Source(type=kind, path=str(path), **source), IngestSettings(max_bytes=max_bytes))
+        units = reader.shard_specs(rows_per_shard)
         assert all(0 < unit.stop - unit.start <= rows_per_shard for unit in units)
         return [row for unit in units for row in reader.rows(unit)]
 

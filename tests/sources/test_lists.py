@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capfilt.config.source import Source
 from capfilt.errors import CapfiltError, ConfigError
-from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 from capfilt.sources.json_list import JsonList
 
@@ -74,7 +74,7 @@ def test_a_damaged_list_keeps_what_comes_before(end: str, tmp_path: Path, all_ro
 @pytest.mark.parametrize("content", ["", "7", '{"images": 3}', '{"images": [], "annotations": [{}]}', "[]"])
 def test_other_json_is_refused(content: str, tmp_path: Path) -> None:
     with pytest.raises(CapfiltError, match=r"list\.json"):
-        open_source(Source(type="blip_json", path=str(listed(tmp_path, content)))).units(10)
+        open_source(Source(type="blip_json", path=str(listed(tmp_path, content)))).shard_specs(10)
 
 
 @settings(max_examples=60, deadline=None)

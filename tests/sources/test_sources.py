@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from capfilt.config.source import Source
 from capfilt.errors import CapfiltError, ConfigError
-from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 
 Rows = Callable[..., list[RawRow]]
@@ -55,7 +55,7 @@ def test_identity_changes_with_the_source(written: tuple[str, str, Path]) -> Non
 def test_a_path_that_is_not_there_or_empty_is_refused(kind: str, tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(CapfiltError, match=str(path)):
-            open_source(Source(type=kind, path=str(path), name="mine")).units(10)
+            open_source(Source(type=kind, path=str(path), name="mine")).shard_specs(10)
 
 
 def test_a_glob_names_files_below_its_fixed_part(tmp_path: Path, make_tar: Callable[..., Path], all_rows: Rows) -> None:
@@ -66,7 +66,7 @@ def test_a_glob_names_files_below_its_fixed_part(tmp_path: Path, make_tar: Calla
     rows = all_rows("webdataset", tmp_path / "*" / "*.tar")
     assert [row.key for row in rows] == ["a/00000/x", "b/00000/x"]
     reader = open_source(Source(type="webdataset", path=str(tmp_path / "*" / "*.tar")))
-    assert [unit.path for unit in reader.units(10)] == ["a/00000.tar", "b/00000.tar"]
+    assert [unit.path for unit in reader.shard_specs(10)] == ["a/00000.tar", "b/00000.tar"]
     with pytest.raises(ConfigError, match=r"names no \.tar"):
         open_source(Source(type="webdataset", path=str(tmp_path / "c*" / "*.tar")))
 
@@ -74,7 +74,7 @@ def test_a_glob_names_files_below_its_fixed_part(tmp_path: Path, make_tar: Calla
 def test_a_file_that_is_gone_after_planning_is_an_error_to_mend(make_tar: Callable[..., Path]) -> None:
     path = make_tar([("x.jpg", b"1")])
     reader = open_source(Source(type="webdataset", path=str(path.parent)))
-    (unit,) = reader.units(10)
+    (unit,) = reader.shard_specs(10)
     path.unlink()
     with pytest.raises(CapfiltError, match=r"00000\.tar: cannot be read"):
         list(reader.rows(unit))

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from capfilt.config.source import Source
 from capfilt.errors import CapfiltError, ConfigError, DataError
-from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 from capfilt.sources.parquet import ParquetReader
 from capfilt.sources.tables import BATCH
@@ -67,7 +67,7 @@ def test_extension_types_are_refused(kind: str, nested: bool, tmp_path: Path) ->
     odd = pa.StructArray.from_arrays([column], ["in"]) if nested else column
     path = WRITERS[kind](tmp_path, {"image": [b"1"], "odd": odd})
     with pytest.raises(DataError, match=r"'odd(\.in)?' is of the Arrow extension type 'stranger'"):
-        open_source(Source(type=kind, path=str(path))).units(10)
+        open_source(Source(type=kind, path=str(path))).shard_specs(10)
 
 
 @both
@@ -132,14 +132,14 @@ def test_columns_that_do_not_do(kind: str, tmp_path: Path) -> None:
     ]:
         path = WRITERS[kind](tmp_path, columns)
         with pytest.raises(DataError, match=told):
-            open_source(Source(type=kind, path=str(path), columns=stated)).units(10)
+            open_source(Source(type=kind, path=str(path), columns=stated)).shard_specs(10)
 
 
 def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([b"1"]), pa.array([b"2"])], ["image", "image"])
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="'image' is there 2 times"):
-        open_source(Source(type="parquet", path=str(tmp_path))).units(10)
+        open_source(Source(type="parquet", path=str(tmp_path))).shard_specs(10)
 
 
 def test_keys_and_hashes_come_from_columns(tmp_path: Path, all_rows: Rows) -> None:
@@ -212,7 +212,7 @@ def test_a_large_row_group_is_read_a_few_records_at_a_time(tmp_path: Path) -> No
     path = write(tmp_path / "a.parquet", {"image": images(400, 100_000)}, data_page_size=2**20, write_batch_size=4)
     pool = pa.default_memory_pool()
     reader = open_source(Source(type="parquet", path=str(path)))
-    (unit,) = reader.units(1000)
+    (unit,) = reader.shard_specs(1000)
     before, peak = pool.bytes_allocated(), 0
     for _ in reader.rows(unit):
         peak = max(peak, pool.bytes_allocated() - before)

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from capfilt.config.source import Source
 from capfilt.errors import ConfigError, DataError, RunError
-from capfilt.shards import file_sha256, manifest
-from capfilt.source import Source
 from capfilt.sources.url_list import LIST, UrlList
+from capfilt.store.shards import file_sha256, manifest
 
 Row = dict[str, Any]
 SHA, MD5 = "Ab" * 32, "0F" * 16

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from capfilt.config.source import Source
 from capfilt.errors import CapfiltError, ConfigError, DataError
-from capfilt.source import Source
 from capfilt.sources.url_list import UrlList
-from capfilt.sources.url_list import mend as mending
+from capfilt.sources.url_list import repair as mending
 from capfilt.sources.url_list.files import find_files
-from capfilt.sources.url_list.mend import Copies
 from capfilt.sources.url_list.reading import Reading
+from capfilt.sources.url_list.repair import Copies
 
 Row = dict[str, Any]
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.download import spool
+from capfilt.config.pipeline import IngestSettings
+from capfilt.config.source import Source
+from capfilt.download import body_buffer as spool
 from capfilt.errors import RunError
-from capfilt.pipeline import Ingest
-from capfilt.source import Source
 from capfilt.sources import RawRow, open_source
 from capfilt.sources.urls import LISTS, UrlsReader
 from tests.download.server import HostileServer
@@ -40,7 +40,7 @@ def reader(tmp_path: Path) -> Callable[..., UrlsReader]:
         pq.write_table(pa.table(columns), tmp_path / "list.parquet")
         download = {"threads": 8, "retries": 0, "timeout": 2, "allow_hosts": ["127.0.0.1"], **download}
         source = Source.model_validate({"type": "urls", "path": str(tmp_path / "list.parquet"), "download": download})
-        found = open_source(source, Ingest(**rules or {}), tmp_path / "run")
+        found = open_source(source, IngestSettings(**rules or {}), tmp_path / "run")
         assert isinstance(found, UrlsReader)
         return found
 
@@ -53,7 +53,7 @@ def read(reader: Callable[..., UrlsReader]) -> Read:
 
     def all_rows(columns: dict[str, list[Any]], rows_per_shard: int = 100, **options: Any) -> list[RawRow]:
         found = reader(columns, **options)
-        return [row for unit in found.units(rows_per_shard) for row in found.rows(unit)]
+        return [row for unit in found.shard_specs(rows_per_shard) for row in found.rows(unit)]
 
     return all_rows
 
@@ -93,7 +93,7 @@ def test_urls_of_rows_that_must_not_be_asked_for_are_not(server: HostileServer, 
 
 def test_urls_at_some_positions_alone_are_asked_for(server: HostileServer, reader: Callable[..., UrlsReader]) -> None:
     made = reader({"url": [server.url(f"/{i}.png") for i in range(4)], "text": list("abcd")})
-    (unit,) = made.units(10)
+    (unit,) = made.shard_specs(10)
     assert [row.text for row in made.some_rows(unit, [1, 3])] == ["b", "d"]
     assert sorted(server.hits) == ["/1.png", "/3.png"]
 
@@ -157,7 +157,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_and_no_file(
 ) -> None:
     urls = [server.url("/0.png"), *(server.url(f"/{i}", do="status", code=503) for i in range(50))]
     made = reader({"url": urls, "text": ["t"] * 51}, backoff=60, retries=5)
-    (unit,) = made.units(100)
+    (unit,) = made.shard_specs(100)
     rows = made.rows(unit)
     assert next(rows).image == IMAGES[0]
     rows.close()  # type: ignore[attr-defined]

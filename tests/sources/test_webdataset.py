@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capfilt.source import Source
+from capfilt.config.source import Source
 from capfilt.sources import RawRow, open_source
 
 Rows = Callable[..., list[RawRow]]

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from capfilt.engine import Board
+from capfilt.engine.board import Board
+from capfilt.engine.steps import Plan, Step
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.vision import VisionTower
-from capfilt.stages.base import Job
-from capfilt.stages.caption import Caption
-from capfilt.stages.caption_score import CaptionScore
-from capfilt.stages.score import Score
-from capfilt.steps import Plan, Step
+from capfilt.stages.caption import CaptionStage
+from capfilt.stages.caption_score import CaptionScoreStage
+from capfilt.stages.score import ScoreStage
+from capfilt.store.layout import RunLayout
 
 Make = Callable[..., Any]
 Record = dict[str, Any]
@@ -31,97 +31,103 @@ def mixed(pairs_row: Make) -> list[Record]:
     ]
 
 
-def ready(stage: type[Any], job: Job) -> Any:
-    made = stage(job)
+def ready(stage: type[Any], layout: RunLayout) -> Any:
+    made = stage(layout)
     made.setup()
     return made
 
 
-def files(job: Job) -> list[bytes]:
-    return [job.shard(stage, 0).read_bytes() for stage in ("caption", "score")]
+def files(layout: RunLayout) -> list[bytes]:
+    return [layout.shard(stage, 0).read_bytes() for stage in ("caption", "score")]
 
 
 @pytest.mark.parametrize("models", [("tiny/captioner", "tiny/filter"), ("tiny/pretrained", "tiny/pretrained")])
 @pytest.mark.parametrize("skip", [frozenset[int](), frozenset({1})])
 def test_bytes_are_those_of_the_stages_apart(
-    make_job: Make, mixed: list[Record], models: tuple[str, str], skip: frozenset[int]
+    make_layout: Make, mixed: list[Record], models: tuple[str, str], skip: frozenset[int]
 ) -> None:
     parts: Record = {"caption": {"model": models[0], **QUICK}, "score": {"model": models[1]}}
-    apart, together = (make_job([mixed], near={mixed[5]["uid"]: mixed[4]["uid"]}, name=name, **parts) for name in "ab")
-    for stage in (Caption, Score):
+    apart, together = (
+        make_layout([mixed], near={mixed[5]["uid"]: mixed[4]["uid"]}, name=name, **parts) for name in "ab"
+    )
+    for stage in (CaptionStage, ScoreStage):
         ready(stage, apart).process(0, skip)
-    stage = ready(CaptionScore, together)
+    stage = ready(CaptionScoreStage, together)
     stage.process(0, skip)
     assert files(together) == files(apart)
     assert stage.shared == (models[0] == models[1])
 
 
-def test_bytes_do_not_depend_on_the_batch_size(make_job: Make, mixed: list[Record]) -> None:
+def test_bytes_do_not_depend_on_the_batch_size(make_layout: Make, mixed: list[Record]) -> None:
     found = []
     for name, size in (("a", 1), ("b", 3), ("c", 64)):
-        job = make_job([mixed], name=name, caption={**QUICK, "batch_size": size}, score={"batch_size": size})
-        ready(CaptionScore, job).process(0)
-        found.append(files(job))
+        layout = make_layout([mixed], name=name, caption={**QUICK, "batch_size": size}, score={"batch_size": size})
+        ready(CaptionScoreStage, layout).process(0)
+        found.append(files(layout))
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("stages", [(CaptionScore,), (Caption, Score)])
-def test_bytes_do_not_depend_on_a_workers_cores(make_job: Make, mixed: list[Record], stages: tuple[type[Any]]) -> None:
+@pytest.mark.parametrize("stages", [(CaptionScoreStage,), (CaptionStage, ScoreStage)])
+def test_bytes_do_not_depend_on_a_workers_cores(
+    make_layout: Make, mixed: list[Record], stages: tuple[type[Any]]
+) -> None:
     found = []
     for cores in (1, 2, 3):
         resources = {stage: {"num_cpus": cores} for stage in ("caption", "score")}
-        job = make_job([mixed], name=str(cores), caption=QUICK, resources=resources)
+        layout = make_layout([mixed], name=str(cores), caption=QUICK, resources=resources)
         for stage in stages:
-            made = ready(stage, job)
-            assert made._pieces._lanes.count == cores
+            made = ready(stage, layout)
+            assert made._batcher._lanes.count == cores
             made.process(0)
-        found.append(files(job))
+        found.append(files(layout))
     assert found[0] == found[1] == found[2]
 
 
 def test_an_equal_tower_runs_once_an_image(
-    make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
+    make_layout: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     real = VisionTower.forward
     monkeypatch.setattr(VisionTower, "forward", lambda self, x: (seen.append(len(x)), real(self, x))[1])
     for models, times in ((("tiny/captioner", "tiny/filter"), 9 + 11), (("tiny/pretrained",) * 2, 11)):
-        job = make_job([mixed[:11]], name=str(times), caption={"model": models[0], **QUICK}, score={"model": models[1]})
+        layout = make_layout(
+            [mixed[:11]], name=str(times), caption={"model": models[0], **QUICK}, score={"model": models[1]}
+        )
         seen.clear()
-        ready(CaptionScore, job).process(0)
+        ready(CaptionScoreStage, layout).process(0)
         assert sum(seen) == times
 
 
 def test_only_some_rows_and_nothing_written(
-    make_job: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
+    make_layout: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioned: list[str] = []
     real = Blip.captions_of
     spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
     monkeypatch.setattr(Blip, "captions_of", spy)
-    job = make_job([mixed], caption=QUICK)
-    ready(CaptionScore, job).process(0, only=range(2, 5))
+    layout = make_layout([mixed], caption=QUICK)
+    ready(CaptionScoreStage, layout).process(0, only=range(2, 5))
     assert captioned == [mixed[2]["uid"], mixed[4]["uid"]]
-    assert not job.folder("caption").exists()
+    assert not layout.folder("caption").exists()
 
 
-def plan(job: Job, caption: tuple[int, ...], score: tuple[int, ...]) -> Plan:
-    return Plan(job, (Step(Caption, "c", {}, caption, ""), Step(Score, "s", {}, score, "")))
+def plan(layout: RunLayout, caption: tuple[int, ...], score: tuple[int, ...]) -> Plan:
+    return Plan(layout, (Step(CaptionStage, "c", {}, caption, ""), Step(ScoreStage, "s", {}, score, "")))
 
 
-def test_the_planner_makes_together_what_is_missing_of_both(make_job: Make, mixed: list[Record]) -> None:
-    job = make_job([mixed[:1]] * 3)
-    work = {step.name: step.todo for step in plan(job, (0, 1), (0, 1, 2)).work}
+def test_the_planner_makes_together_what_is_missing_of_both(make_layout: Make, mixed: list[Record]) -> None:
+    layout = make_layout([mixed[:1]] * 3)
+    work = {step.name: step.todo for step in plan(layout, (0, 1), (0, 1, 2)).work}
     assert work == {"caption+score": (0, 1), "caption": (), "score": (2,)}
-    assert [step.name for step in plan(job, (), (0, 1, 2)).work] == ["caption", "score"]
+    assert [step.name for step in plan(layout, (), (0, 1, 2)).work] == ["caption", "score"]
     for change in ({"resources": {"caption": {"num_gpus": 0.5}}}, {"caption": {"device": "auto"}}):
-        other = make_job([mixed[:1]], name="other", **change)
+        other = make_layout([mixed[:1]], name="other", **change)
         assert [step.name for step in plan(other, (0,), (0,)).work] == ["caption", "score"]
 
 
-def test_a_shard_that_kills_is_left_to_the_stages_apart(make_job: Make, mixed: list[Record]) -> None:
-    job = make_job([mixed[:1]] * 2)
-    board = Board(plan(replace(job, folders={**job.folders}), (0, 1), (0, 1)))
+def test_a_shard_that_kills_is_left_to_the_stages_apart(make_layout: Make, mixed: list[Record]) -> None:
+    layout = make_layout([mixed[:1]] * 2)
+    board = Board(plan(replace(layout, folders={**layout.folders}), (0, 1), (0, 1)))
     assert board.ready("caption+score") == [0, 1]
     assert board.ready("caption") == board.ready("score") == []
     board.take("caption+score", 1)

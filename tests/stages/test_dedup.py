@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from capfilt.errors import DataError
-from capfilt.images import decode_image, phash
+from capfilt.media.images import decode_image, phash
 from capfilt.models.blip.adapter import Blip
-from capfilt.schema import DEDUP, arrow, score_columns
-from capfilt.shards import ShardWriter, table
-from capfilt.stages.base import Job
-from capfilt.stages.dedup import Dedup
-from capfilt.stages.near import Near
+from capfilt.stages.dedup import DedupStage
+from capfilt.stages.near import NearStage
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import DEDUP, arrow, score_columns
+from capfilt.store.shards import ShardWriter, table
 
 Record = dict[str, Any]
 Maker = Callable[..., Any]
@@ -43,13 +43,13 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def dedup(make_job: Maker, pairs_row: Maker) -> Callable[..., tuple[Job, list[Record]]]:
-    """dedup(shards of changes of rows, dedup={...}): near and dedup run; the job and dedup's rows in input order.
+def dedup(make_layout: Maker, pairs_row: Maker) -> Callable[..., tuple[RunLayout, list[Record]]]:
+    """dedup(shards of changes of rows, dedup={...}): near and dedup run; the layout and dedup's rows in input order.
 
     `vector` and `itm` of a change go to score's sidecar; `near=False` and `score=None` leave these stages out.
     """
 
-    def run(shards: list[list[Record]], near: bool = True, **parts: Any) -> tuple[Job, list[Record]]:
+    def run(shards: list[list[Record]], near: bool = True, **parts: Any) -> tuple[RunLayout, list[Record]]:
         kept = [
             [{k: v for k, v in row.items() if k not in ("vector", "itm", "n")} for row in shard] for shard in shards
         ]
@@ -57,24 +57,24 @@ def dedup(make_job: Maker, pairs_row: Maker) -> Callable[..., tuple[Job, list[Re
             [pairs_row(row["n"], b"x", **change) for row, change in zip(*both, strict=True)]
             for both in zip(shards, kept, strict=True)
         ]
-        job = make_job(pairs, near={} if near else None, name=f"run{next(NUMBERS)}", **parts)
+        layout = make_layout(pairs, near={} if near else None, name=f"run{next(NUMBERS)}", **parts)
         if near:
-            job = replace(job, folders=job.folders | {"near": "near-1"})
-            Near(job).process(0)
-        if job.has("score"):
-            write_scores(job, shards, pairs)
-        stage = Dedup(job)
+            layout = replace(layout, folders=layout.folders | {"near": "near-1"})
+            NearStage(layout).process(0)
+        if layout.has("score"):
+            write_scores(layout, shards, pairs)
+        stage = DedupStage(layout)
         stage.setup()
         stage.process(0)
-        return job, [row for i in range(len(shards)) for row in table(job.shard("dedup", i)).to_pylist()]
+        return layout, [row for i in range(len(shards)) for row in table(layout.shard("dedup", i)).to_pylist()]
 
     return run
 
 
-def write_scores(job: Job, shards: list[list[Record]], pairs: list[list[Record]]) -> None:
+def write_scores(layout: RunLayout, shards: list[list[Record]], pairs: list[list[Record]]) -> None:
     dim = next((len(row["vector"]) for shard in shards for row in shard if row.get("vector") is not None), 4)
     for index, shard in enumerate(shards):
-        with ShardWriter(job.shard("score", index), arrow(score_columns(dim))) as writer:
+        with ShardWriter(layout.shard("score", index), arrow(score_columns(dim))) as writer:
             for row, pair in zip(shard, pairs[index], strict=True):
                 scores = {"web_itm": row.get("itm"), "image_embedding": row.get("vector")}
                 writer.write([{"uid": pair["uid"], "status": "ok", **scores}])
@@ -171,10 +171,10 @@ def test_the_same_bytes_again_and_their_layout(dedup: Maker) -> None:
 
 
 def test_a_sidecar_of_other_rows_is_refused(dedup: Maker) -> None:
-    job, _ = dedup([[{"n": 1, "vector": A}]])
-    write_scores(job, [[{"n": 2, "vector": A}]], [[{"uid": uid(2)}]])
+    layout, _ = dedup([[{"n": 1, "vector": A}]])
+    write_scores(layout, [[{"n": 2, "vector": A}]], [[{"uid": uid(2)}]])
     with pytest.raises(DataError, match="uids are not those"):
-        Dedup(job).process(0)
+        DedupStage(layout).process(0)
 
 
 @pytest.fixture
@@ -216,12 +216,12 @@ def test_evaluation_images_are_found_by_embedding(
     assert [row["contaminates"] for row in dedup([rows], dedup=parts)[1]] == ["karpathy:e6", None, None]
 
 
-def test_settings_follow_the_content_of_an_evaluation_set(make_job: Maker, eval_file: Path) -> None:
-    job: Job = make_job([[]], dedup={"decontaminate": [{"path": str(eval_file)}]})
-    first = Dedup.settings(job.pipeline)
+def test_settings_follow_the_content_of_an_evaluation_set(make_layout: Maker, eval_file: Path) -> None:
+    layout: RunLayout = make_layout([[]], dedup={"decontaminate": [{"path": str(eval_file)}]})
+    first = DedupStage.settings(layout.pipeline)
     assert str(eval_file.parent) not in str(first)
     pq.write_table(pa.table({"image": pa.array([b"x"])}), eval_file)
-    assert Dedup.settings(job.pipeline) != first
+    assert DedupStage.settings(layout.pipeline) != first
     eval_file.unlink()
     with pytest.raises(DataError, match=r"coco\.parquet"):
-        Dedup.settings(job.pipeline)
+        DedupStage.settings(layout.pipeline)

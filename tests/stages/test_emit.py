@@ -13,14 +13,14 @@ import yaml
 from datasets import load_dataset
 from PIL import Image
 
-from capfilt.accounting import account
-from capfilt.schema import CAPTIONS, arrow, score_columns
-from capfilt.shards import ShardWriter, shard_name
+from capfilt.selection.accounting import account
 from capfilt.sinks.parquet import COLUMNS
 from capfilt.stages import emit
-from capfilt.stages.base import Job
-from capfilt.stages.emit import NAME, NEW, OLD, Emit, recover
-from capfilt.stages.select import Select
+from capfilt.stages.emit import NAME, NEW, OLD, EmitStage, recover
+from capfilt.stages.select import SelectStage
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, arrow, score_columns
+from capfilt.store.shards import ShardWriter, shard_name
 
 Record = dict[str, Any]
 FORMATS: list[Record] = [
@@ -32,18 +32,18 @@ FORMATS: list[Record] = [
 
 
 @pytest.fixture
-def job(make_job: Callable[..., Job], pairs_row: Callable[..., Record]) -> Job:
+def layout(make_layout: Callable[..., RunLayout], pairs_row: Callable[..., Record]) -> RunLayout:
     """Two shards, 6 rows: 0 keeps both texts, 1 its caption, 2 nothing, 3 is quarantined; 4 keeps web, 5 is human."""
     shards = [[pairs_row(i) for i in range(3)] + [pairs_row(3, status="quarantined", text=None)]]
     shards += [[pairs_row(4, data=jpeg(), format="JPEG"), pairs_row(5, role="human", url=None)]]
-    made: Job = make_job(shards, emit=FORMATS, name="tiny")
+    made: RunLayout = make_layout(shards, emit=FORMATS, name="tiny")
     folders = {**made.folders, "emit": "dataset"}
     del folders["dedup"]
     made = replace(made, folders=folders, digests={"caption": "c" * 16, "score": "d" * 16})
     itm = [[(0.75, 0.5), (0.25, 0.75), (0.25, 0.25), (None, None)], [(0.5, 0.0), (0.0, None)]]
     for shard, scores in enumerate(itm):
         write_shard(made, shard, [row["uid"] for row in shards[shard]], scores)
-        Select(made).process(shard)
+        SelectStage(made).process(shard)
     return made
 
 
@@ -53,10 +53,12 @@ def jpeg() -> bytes:
     return buffer.getvalue()
 
 
-def write_shard(job: Job, shard: int, uids: list[str], scores: list[tuple[float | None, float | None]]) -> None:
+def write_shard(
+    layout: RunLayout, shard: int, uids: list[str], scores: list[tuple[float | None, float | None]]
+) -> None:
     with (
-        ShardWriter(job.shard("caption", shard), arrow(CAPTIONS)) as captions,
-        ShardWriter(job.shard("score", shard), arrow(score_columns(4))) as sidecar,
+        ShardWriter(layout.shard("caption", shard), arrow(CAPTIONS)) as captions,
+        ShardWriter(layout.shard("score", shard), arrow(score_columns(4))) as sidecar,
     ):
         for uid, (web, made) in zip(uids, scores, strict=True):
             texts = None if made is None else [{"text": f"caption of {uid[-1]}", "logprob": -1.5, "sample": 0}]
@@ -71,9 +73,9 @@ def tree(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_every_format_has_the_kept_pairs(job: Job) -> None:
-    Emit(job).process()
-    dataset = job.run / NAME
+def test_every_format_has_the_kept_pairs(layout: RunLayout) -> None:
+    EmitStage(layout).process()
+    dataset = layout.run / NAME
     kept = [("0", "web"), ("0", "synthetic"), ("1", "synthetic"), ("4", "web"), ("5", "human")]
     for pattern in ("data/*.parquet", "pairs/*.parquet"):
         rows = [row for path in sorted(dataset.glob(pattern)) for row in pq.read_table(path).to_pylist()]
@@ -84,93 +86,95 @@ def test_every_format_has_the_kept_pairs(job: Job) -> None:
         "blip_json/run_human.json", "blip_json/run_synthetic_filtered.json",
         *(f"blip_json/images/{i:016x}.{suffix}" for i, suffix in ((0, "png"), (1, "png"), (4, "jpg"), (5, "png"))),
     }  # fmt: skip
-    assert [path.name for path in job.run.glob(".*")] == []
+    assert [path.name for path in layout.run.glob(".*")] == []
 
 
-def test_accounting_beside_the_data(job: Job) -> None:
-    Emit(job).process()
-    facts = json.loads((job.run / NAME / "accounting.json").read_text())
+def test_accounting_beside_the_data(layout: RunLayout) -> None:
+    EmitStage(layout).process()
+    facts = json.loads((layout.run / NAME / "accounting.json").read_text())
     emitted = facts.pop("emitted")
-    assert facts == account(job).to_dict()
+    assert facts == account(layout).to_dict()
     assert facts["rows"] == {"in": 6, "kept": 4, "rejected": 1, "quarantined": 1}
     assert [(emitted[name]["files"], emitted[name]["rows"]) for name in ("parquet", "webdataset")] == [(2, 5)] * 2
     assert emitted["blip_json"] == {"web": 2, "synthetic": 2, "human": 1}
     assert emitted["pairs"] == {"rows": 5}
 
 
-def test_the_folder_opens_in_datasets_with_its_card(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    Emit(job).process()
+def test_the_folder_opens_in_datasets_with_its_card(layout: RunLayout, caplog: pytest.LogCaptureFixture) -> None:
+    EmitStage(layout).process()
     caplog.clear()
-    loaded = load_dataset(str(job.run / NAME), split="train", cache_dir=str(job.run / "cache"))
+    loaded = load_dataset(str(layout.run / NAME), split="train", cache_dir=str(layout.run / "cache"))
     assert loaded.num_rows == 5
     assert list(loaded.features) == [column.name for column in COLUMNS]
     assert loaded[3]["image"].size == (48, 36)
     assert "Ignoring part of dataset_info" not in caplog.text
 
 
-def front(job: Job) -> tuple[Record, str]:
+def front(layout: RunLayout) -> tuple[Record, str]:
     """The card's YAML and its text."""
-    _, head, body = (job.run / NAME / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    _, head, body = (layout.run / NAME / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(head), body
 
 
-def test_the_card_says_what_the_data_are(job: Job) -> None:
-    Emit(job).process()
-    head, body = front(job)
+def test_the_card_says_what_the_data_are(layout: RunLayout) -> None:
+    EmitStage(layout).process()
+    head, body = front(layout)
     assert head["license"] == "other"
     assert head["size_categories"] == ["n<1K"]
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
-    size = sum(path.stat().st_size for path in (job.run / NAME / "data").iterdir())
+    size = sum(path.stat().st_size for path in (layout.run / NAME / "data").iterdir())
     assert head["dataset_info"]["splits"] == [{"name": "train", "num_bytes": size, "num_examples": 5}]
     for told in ("| rows in | 6 |", "| rows kept | 4 | 66.7% |", "`tiny/captioner`", "c" * 16, '"itm_threshold":0.5'):
         assert told in body
     assert all(f"| `{column.name}` | `{column.type}` |" in body for column in COLUMNS)
-    assert str(job.run) not in body
+    assert str(layout.run) not in body
 
 
-def test_the_card_without_parquet(job: Job) -> None:
+def test_the_card_without_parquet(layout: RunLayout) -> None:
     for part, path in (({"format": "webdataset"}, "webdataset/*.tar"), ({"format": "pairs"}, "pairs/*.parquet")):
-        Emit(again(job, emit=[part])).process()
-        assert front(job)[0]["configs"][0]["data_files"][0]["path"] == path
-    Emit(again(job, emit=[{"format": "blip_json"}])).process()
-    assert "configs" not in front(job)[0]
+        EmitStage(again(layout, emit=[part])).process()
+        assert front(layout)[0]["configs"][0]["data_files"][0]["path"] == path
+    EmitStage(again(layout, emit=[{"format": "blip_json"}])).process()
+    assert "configs" not in front(layout)[0]
 
 
-def again(job: Job, **parts: Any) -> Job:
+def again(layout: RunLayout, **parts: Any) -> RunLayout:
     """The same run with other parts of the pipeline."""
-    raw = job.pipeline.model_dump(mode="json") | parts
-    return replace(job, pipeline=type(job.pipeline).model_validate(raw))
+    raw = layout.pipeline.model_dump(mode="json") | parts
+    return replace(layout, pipeline=type(layout.pipeline).model_validate(raw))
 
 
-def test_hostile_names_stay_data_in_the_card(job: Job) -> None:
+def test_hostile_names_stay_data_in_the_card(layout: RunLayout) -> None:
     source = {"type": "parquet", "path": "a", "name": "a: {b}\n---\n| x <script>"}
-    Emit(again(job, sources=[source])).process()
-    head, body = front(job)
+    EmitStage(again(layout, sources=[source])).process()
+    head, body = front(layout)
     assert head["pretty_name"] == "run"
     assert "- Sources: a: {b} --- \\| x \\<script\\> (parquet, web)\n" in body
 
 
-def test_two_runs_give_equal_bytes(job: Job) -> None:
-    Emit(job).process()
-    first = tree(job.run / NAME)
-    Emit(job).process()
-    assert tree(job.run / NAME) == first
-    shutil.copytree(job.run, job.run.with_name("elsewhere"))
-    Emit(replace(job, run=job.run.with_name("elsewhere"))).process()
-    assert tree(job.run.with_name("elsewhere") / NAME) == first
+def test_two_runs_give_equal_bytes(layout: RunLayout) -> None:
+    EmitStage(layout).process()
+    first = tree(layout.run / NAME)
+    EmitStage(layout).process()
+    assert tree(layout.run / NAME) == first
+    shutil.copytree(layout.run, layout.run.with_name("elsewhere"))
+    EmitStage(replace(layout, run=layout.run.with_name("elsewhere"))).process()
+    assert tree(layout.run.with_name("elsewhere") / NAME) == first
 
 
-def test_nothing_kept_is_a_data_set_too(job: Job) -> None:
-    none = replace(again(job, select={"itm_threshold": 1.0}), units=job.units[:1])
-    Select(none).process(0)
-    Emit(none).process()
-    assert pq.read_schema(job.run / NAME / "data" / "train-00000-of-00001.parquet").names == [c.name for c in COLUMNS]
-    assert "none kept" in front(job)[1]
+def test_nothing_kept_is_a_data_set_too(layout: RunLayout) -> None:
+    none = replace(again(layout, select={"itm_threshold": 1.0}), units=layout.shards[:1])
+    SelectStage(none).process(0)
+    EmitStage(none).process()
+    assert pq.read_schema(layout.run / NAME / "data" / "train-00000-of-00001.parquet").names == [
+        c.name for c in COLUMNS
+    ]
+    assert "none kept" in front(layout)[1]
 
 
-def test_only_writes_nothing(job: Job) -> None:
-    Emit(job).process(0, only=range(0, 1))
-    assert not (job.run / NAME).exists()
+def test_only_writes_nothing(layout: RunLayout) -> None:
+    EmitStage(layout).process(0, only=range(0, 1))
+    assert not (layout.run / NAME).exists()
 
 
 class Killed(BaseException):
@@ -179,12 +183,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", [1, 2, 3])
 def test_a_kill_while_swapping_leaves_a_complete_data_set(
-    job: Job, monkeypatch: pytest.MonkeyPatch, moment: int
+    layout: RunLayout, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """The moments: before the old one moves away, before the new one moves in, before the old one is removed."""
-    Emit(job).process()
-    old = tree(job.run / NAME)
-    fewer = again(job, emit=[{"format": "pairs"}])
+    EmitStage(layout).process()
+    old = tree(layout.run / NAME)
+    fewer = again(layout, emit=[{"format": "pairs"}])
     calls = 0
 
     def dying(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,20 +205,20 @@ def test_a_kill_while_swapping_leaves_a_complete_data_set(
         patch.setattr(Path, "rename", dying(Path.rename))
         patch.setattr(emit.shutil, "rmtree", dying(shutil.rmtree))
         with pytest.raises(Killed):
-            Emit(fewer).process()
-    left = tree(job.run / NAME) if (job.run / NAME).exists() else tree(job.run / OLD)
+            EmitStage(fewer).process()
+    left = tree(layout.run / NAME) if (layout.run / NAME).exists() else tree(layout.run / OLD)
     assert (left == old) == (moment < 3)
-    recover(job.run)
-    assert tree(job.run / NAME) == left
-    assert not (job.run / OLD).exists()
-    assert not (job.run / NEW).exists()
-    Emit(fewer).process()
-    assert set(tree(job.run / NAME)) == {"README.md", "accounting.json", "pairs/pairs.parquet"}
+    recover(layout.run)
+    assert tree(layout.run / NAME) == left
+    assert not (layout.run / OLD).exists()
+    assert not (layout.run / NEW).exists()
+    EmitStage(fewer).process()
+    assert set(tree(layout.run / NAME)) == {"README.md", "accounting.json", "pairs/pairs.parquet"}
 
 
-def test_a_kill_while_writing_leaves_the_old_one(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    Emit(job).process()
-    old = tree(job.run / NAME)
+def test_a_kill_while_writing_leaves_the_old_one(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    EmitStage(layout).process()
+    old = tree(layout.run / NAME)
 
     def die(*_: object) -> None:
         raise Killed
@@ -222,25 +226,25 @@ def test_a_kill_while_writing_leaves_the_old_one(job: Job, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(emit, "write_pairs", die)
         with pytest.raises(Killed):
-            Emit(job).process()
-    assert tree(job.run / NAME) == old
-    Emit(job).process()
-    assert tree(job.run / NAME) == old
-    assert not (job.run / NEW).exists()
+            EmitStage(layout).process()
+    assert tree(layout.run / NAME) == old
+    EmitStage(layout).process()
+    assert tree(layout.run / NAME) == old
+    assert not (layout.run / NEW).exists()
 
 
-def test_a_kill_within_recovery_is_recovered(job: Job) -> None:
-    (job.run / OLD).mkdir()
-    (job.run / OLD / "half.txt").touch()
-    (job.run / NEW).mkdir()
-    Emit(job).process()
-    assert "half.txt" not in tree(job.run / NAME)
-    assert not (job.run / OLD).exists()
+def test_a_kill_within_recovery_is_recovered(layout: RunLayout) -> None:
+    (layout.run / OLD).mkdir()
+    (layout.run / OLD / "half.txt").touch()
+    (layout.run / NEW).mkdir()
+    EmitStage(layout).process()
+    assert "half.txt" not in tree(layout.run / NAME)
+    assert not (layout.run / OLD).exists()
 
 
-def test_settings_hold_name_formats_and_models(job: Job) -> None:
-    before = Emit.settings(job.pipeline)
-    assert Emit.settings(again(job, name="other").pipeline) != before
-    assert Emit.settings(again(job, emit=FORMATS[:1]).pipeline) != before
-    assert Emit.settings(again(job, select={"itm_threshold": 0.9}).pipeline) == before
+def test_settings_hold_name_formats_and_models(layout: RunLayout) -> None:
+    before = EmitStage.settings(layout.pipeline)
+    assert EmitStage.settings(again(layout, name="other").pipeline) != before
+    assert EmitStage.settings(again(layout, emit=FORMATS[:1]).pipeline) != before
+    assert EmitStage.settings(again(layout, select={"itm_threshold": 0.9}).pipeline) == before
     assert shard_name(0) not in json.dumps(before)

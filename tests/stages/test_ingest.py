@@ -16,14 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from capfilt.config.load import validate
 from capfilt.errors import ConfigError
-from capfilt.load import validate
-from capfilt.schema import PAIRS, arrow
-from capfilt.shards import manifest
 from capfilt.sources import open_source
 from capfilt.stages import ingest
-from capfilt.stages.base import NOTHING, Job
-from capfilt.stages.ingest import Ingest, row_uid
+from capfilt.stages.base import NOTHING
+from capfilt.stages.ingest import IngestStage, row_uid
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import PAIRS, arrow
+from capfilt.store.shards import manifest
 
 Row = dict[str, Any]
 Take = Callable[..., list[Row]]
@@ -39,22 +40,24 @@ GOOD = encode()
 
 
 def run(path: Path, out: Path, kind: str = "parquet", role: str = "web", only: range | None = None,
-        skip: frozenset[int] = NOTHING, **rules: Any) -> Job:  # fmt: skip
+        skip: frozenset[int] = NOTHING, **rules: Any) -> RunLayout:  # fmt: skip
     """Ingest everything at `path`."""
     source = {"type": kind, "path": str(path), "name": "web", "role": role}
     raw = {"sources": [source], "ingest": rules, "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}
     pipeline = validate(raw, "test")
-    units = tuple(open_source(pipeline.sources[0]).units(pipeline.ingest.rows_per_shard))
-    job = Job(pipeline, out, units, {"ingest": "pairs"})
-    stage = Ingest(job)
+    units = tuple(open_source(pipeline.sources[0]).shard_specs(pipeline.ingest.rows_per_shard))
+    layout = RunLayout(pipeline, out, units, {"ingest": "pairs"})
+    stage = IngestStage(layout)
     stage.setup()
     for shard in range(len(units)):
         stage.process(shard, skip, only)
-    return job
+    return layout
 
 
-def stored(job: Job) -> list[Row]:
-    return [row for shard in range(len(job.units)) for row in pq.read_table(job.shard("ingest", shard)).to_pylist()]
+def stored(layout: RunLayout) -> list[Row]:
+    return [
+        row for shard in range(len(layout.shards)) for row in pq.read_table(layout.shard("ingest", shard)).to_pylist()
+    ]
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_settings_hold_no_path_and_change_with_rules_and_block_list(tmp_path: Pa
     def found(**rules: Any) -> str:
         source = {"type": "parquet", "path": str(tmp_path / "a.parquet")}
         raw = {"sources": [source], "ingest": rules, "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}
-        return json.dumps(Ingest.settings(validate(raw, "test")), sort_keys=True)
+        return json.dumps(IngestStage.settings(validate(raw, "test")), sort_keys=True)
 
     (tmp_path / "block").write_text("")
     assert str(tmp_path) not in found(block_hashes=str(tmp_path / "block"))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capfilt.pipeline import Pipeline
-from capfilt.schema import NEAR, arrow
-from capfilt.shards import table
-from capfilt.stages.base import Job
-from capfilt.stages.near import Near
+from capfilt.config.pipeline import Pipeline
+from capfilt.stages.near import NearStage
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import NEAR, arrow
+from capfilt.store.shards import table
 
 Record = dict[str, Any]
 Maker = Callable[..., Any]
@@ -39,17 +39,17 @@ def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def near(make_job: Maker, pairs_row: Maker) -> Callable[..., tuple[Job, list[Record]]]:
-    """near(shards of changes of rows, **dedup): the stage run; the job and near's rows in input order."""
+def near(make_layout: Maker, pairs_row: Maker) -> Callable[..., tuple[RunLayout, list[Record]]]:
+    """near(shards of changes of rows, **dedup): the stage run; the layout and near's rows in input order."""
 
-    def run(shards: list[list[Record]], **dedup: Any) -> tuple[Job, list[Record]]:
+    def run(shards: list[list[Record]], **dedup: Any) -> tuple[RunLayout, list[Record]]:
         rows = [[pairs_row(change.pop("n", 0), b"x", **change) for change in shard] for shard in map(_copied, shards)]
-        job = make_job(rows, name=f"run{next(NUMBERS)}", dedup=dedup)
-        job = replace(job, folders=job.folders | {"near": "near-1"})
-        stage = Near(job)
+        layout = make_layout(rows, name=f"run{next(NUMBERS)}", dedup=dedup)
+        layout = replace(layout, folders=layout.folders | {"near": "near-1"})
+        stage = NearStage(layout)
         stage.setup()
         stage.process(0)
-        return job, [row for i in range(len(shards)) for row in table(job.shard("near", i)).to_pylist()]
+        return layout, [row for i in range(len(shards)) for row in table(layout.shard("near", i)).to_pylist()]
 
     return run
 
@@ -175,7 +175,7 @@ def test_the_same_bytes_again_and_their_layout(near: Maker) -> None:
 def test_left_out_where_nothing_is_asked_for() -> None:
     source = {"sources": [{"type": "parquet", "path": "x"}]}
     off = {"exact": False, "url_text": False, "perceptual": None}
-    assert Near.settings(Pipeline.model_validate(source | {"dedup": off | {"semantic": None}, "score": None}
+    assert NearStage.settings(Pipeline.model_validate(source | {"dedup": off | {"semantic": None}, "score": None}
                          | {"select": {"policy": "keep_all"}})) is None  # fmt: skip
     on = Pipeline.model_validate(source | {"dedup": {"semantic": None}, "select": {"policy": "keep_all"}})
-    assert Near.settings(on) == {"exact": True, "perceptual": {"max_distance": 4}, "url_text": True}
+    assert NearStage.settings(on) == {"exact": True, "perceptual": {"max_distance": 4}, "url_text": True}

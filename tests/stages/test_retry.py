@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from capfilt.fingerprint import canonical, fingerprint
-from capfilt.reuse import reuse
-from capfilt.schema import CAPTIONS, arrow
-from capfilt.shards import ShardWriter, write_atomic
+from capfilt.engine.reuse import reuse
 from capfilt.stages import retry
-from capfilt.stages.base import Job
-from capfilt.stages.caption import Caption
+from capfilt.stages.caption import CaptionStage
+from capfilt.store.fingerprint import canonical, fingerprint
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, arrow
+from capfilt.store.shards import ShardWriter, write_atomic
 
 Make = Callable[..., Any]
 
@@ -22,15 +22,15 @@ def failed(pairs_row: Make, i: int, reason: str) -> dict[str, Any]:
     return pairs_row(i, status="quarantined", reason=reason)
 
 
-def test_positions_are_of_reasons_that_may_pass(make_job: Make, pairs_row: Make) -> None:
+def test_positions_are_of_reasons_that_may_pass(make_layout: Make, pairs_row: Make) -> None:
     kinds = [None, "timeout", "http_404", "http_503", "image_unreadable", "http_429", "opt_out"]
-    job = make_job([[failed(pairs_row, i, kind) if kind else pairs_row(i) for i, kind in enumerate(kinds)]])
-    assert retry.positions(job.shard("ingest", 0)) == [1, 3, 5]
+    layout = make_layout([[failed(pairs_row, i, kind) if kind else pairs_row(i) for i, kind in enumerate(kinds)]])
+    assert retry.positions(layout.shard("ingest", 0)) == [1, 3, 5]
 
 
-def test_merged_rows_stand_where_they_stood(make_job: Make, pairs_row: Make) -> None:
-    job = make_job([[failed(pairs_row, i, "timeout") if i % 3 else pairs_row(i) for i in range(100)]])
-    path = job.shard("ingest", 0)
+def test_merged_rows_stand_where_they_stood(make_layout: Make, pairs_row: Make) -> None:
+    layout = make_layout([[failed(pairs_row, i, "timeout") if i % 3 else pairs_row(i) for i in range(100)]])
+    path = layout.shard("ingest", 0)
     fresh = [(i, {**pairs_row(i), "text": "new"}) for i in retry.positions(path)]
     old = pq.read_table(path).to_pylist()
     found = list(retry.merged(path, iter(fresh)))
@@ -39,50 +39,52 @@ def test_merged_rows_stand_where_they_stood(make_job: Make, pairs_row: Make) -> 
     assert all(found[i] == old[i] for i in range(0, 100, 3))
 
 
-def pairs_again(job: Job, rows: list[list[dict[str, Any]]], write_sidecar: Make) -> tuple[Job, dict[str, Any]]:
-    """The job after a retry that left shard 0 as it was; both jobs' caption folders say what made them."""
+def pairs_again(
+    layout: RunLayout, rows: list[list[dict[str, Any]]], write_sidecar: Make
+) -> tuple[RunLayout, dict[str, Any]]:
+    """The layout after a retry that left shard 0 as it was; both jobs' caption folders say what made them."""
     prints = {}
     for name, extra in (("pairs", {}), ("pairs-retry1", {"retry": 1})):
         material = {"version": 1, "sources": "x", **extra}
         prints[name] = fingerprint(material)
-        write_atomic(job.run / name / "fingerprint.json", canonical(material))
+        write_atomic(layout.run / name / "fingerprint.json", canonical(material))
     again = replace(
-        job, folders={**job.folders, "ingest": "pairs-retry1", "caption": "caption-1"}, digests={"caption": "d"}
+        layout, folders={**layout.folders, "ingest": "pairs-retry1", "caption": "caption-1"}, digests={"caption": "d"}
     )
-    retry.keep(job.shard("ingest", 0), again.shard("ingest", 0))
+    retry.keep(layout.shard("ingest", 0), again.shard("ingest", 0))
     write_sidecar(again, "ingest", 1, rows[1])
     made = {"version": 1, "settings": {"seed": 0}, "weights": "d"}
-    for each, print_ in ((job, prints["pairs"]), (again, prints["pairs-retry1"])):
+    for each, print_ in ((layout, prints["pairs"]), (again, prints["pairs-retry1"])):
         write_atomic(each.folder("caption") / "fingerprint.json", canonical({**made, "inputs": {"ingest": print_}}))
     return again, made
 
 
-def test_captions_of_untouched_shards_are_taken_over(make_job: Make, pairs_row: Make, write_sidecar: Make) -> None:
+def test_captions_of_untouched_shards_are_taken_over(make_layout: Make, pairs_row: Make, write_sidecar: Make) -> None:
     first = [[pairs_row(i) for i in range(3)], [failed(pairs_row, 3, "timeout")]]
-    job = make_job(first, score=None, select={"policy": "keep_all"}, dedup={"semantic": None})
+    layout = make_layout(first, score=None, select={"policy": "keep_all"}, dedup={"semantic": None})
     for shard, rows in enumerate(first):
-        with ShardWriter(job.shard("caption", shard), arrow(CAPTIONS)) as writer:
+        with ShardWriter(layout.shard("caption", shard), arrow(CAPTIONS)) as writer:
             writer.write({"uid": row["uid"], "status": "ok"} for row in rows)
-    again, made = pairs_again(job, [first[0], [pairs_row(3)]], write_sidecar)
-    assert again.shard("ingest", 0).samefile(job.shard("ingest", 0))
-    assert reuse(again, Caption, 0)
-    assert again.shard("caption", 0).samefile(job.shard("caption", 0))
-    assert not reuse(again, Caption, 1)
+    again, made = pairs_again(layout, [first[0], [pairs_row(3)]], write_sidecar)
+    assert again.shard("ingest", 0).samefile(layout.shard("ingest", 0))
+    assert reuse(again, CaptionStage, 0)
+    assert again.shard("caption", 0).samefile(layout.shard("caption", 0))
+    assert not reuse(again, CaptionStage, 1)
     assert not again.shard("caption", 1).exists()
     again.shard("caption", 0).unlink()
     other = {**made, "settings": {"seed": 1}, "inputs": {"ingest": "x"}}
     write_atomic(again.folder("caption") / "fingerprint.json", canonical(other))
-    assert not reuse(again, Caption, 0)
+    assert not reuse(again, CaptionStage, 0)
 
 
 def test_a_shard_has_a_second_name_where_there_are_no_links(
-    make_job: Make, pairs_row: Make, tmp_path: Path, monkeypatch: Any
+    make_layout: Make, pairs_row: Make, tmp_path: Path, monkeypatch: Any
 ) -> None:
     def refuse(*names: object) -> None:
         raise OSError(1, "Operation not permitted")
 
-    job = make_job([[pairs_row(0)]])
+    layout = make_layout([[pairs_row(0)]])
     monkeypatch.setattr("os.link", refuse)
-    retry.keep(job.shard("ingest", 0), tmp_path / "b/00000.parquet")
-    assert (tmp_path / "b/00000.parquet").read_bytes() == job.shard("ingest", 0).read_bytes()
+    retry.keep(layout.shard("ingest", 0), tmp_path / "b/00000.parquet")
+    assert (tmp_path / "b/00000.parquet").read_bytes() == layout.shard("ingest", 0).read_bytes()
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["00000.json", "00000.parquet"]

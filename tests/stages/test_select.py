@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 
+from capfilt.config.decoding import Decoding
+from capfilt.config.load import validate
+from capfilt.config.pipeline import Pipeline
 from capfilt.errors import DataError
-from capfilt.load import validate
-from capfilt.models.decoding import Decoding
-from capfilt.pipeline import Pipeline
-from capfilt.policies import REASONS
-from capfilt.schema import CAPTIONS, DEDUP, NEAR, arrow, score_columns
-from capfilt.shards import ShardWriter, table
-from capfilt.stages.base import Job
-from capfilt.stages.select import Select, candidates, decoding_json, model_name
+from capfilt.selection.policies import REASONS
+from capfilt.selection.provenance import decoding_json, model_name
+from capfilt.stages.select import SelectStage, candidates
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, arrow, score_columns
+from capfilt.store.shards import ShardWriter, table
 
 Record = dict[str, Any]
 Rows = Callable[..., Record]
-Jobs = Callable[..., Job]
+Jobs = Callable[..., RunLayout]
 SCHEMAS = {"near": NEAR, "caption": CAPTIONS, "score": score_columns(4), "dedup": DEDUP}
 
 
@@ -36,33 +37,33 @@ def score(i: int, web: float | None, *captions: float | None, **changes: Any) ->
     return row | changes
 
 
-def write(job: Job, **stages: list[Record]) -> Job:
+def write(layout: RunLayout, **stages: list[Record]) -> RunLayout:
     """Sidecars of shard 0; a stage that is not given is left out of the run."""
     for stage, rows in stages.items():
-        with ShardWriter(job.shard(stage, 0), arrow(SCHEMAS[stage])) as writer:
+        with ShardWriter(layout.shard(stage, 0), arrow(SCHEMAS[stage])) as writer:
             writer.write(rows)
-    folders = {name: folder for name, folder in job.folders.items() if name in {*stages, "ingest", "select"}}
-    return replace(job, folders=folders, digests={"caption": "c" * 16, "score": "d" * 16})
+    folders = {name: folder for name, folder in layout.folders.items() if name in {*stages, "ingest", "select"}}
+    return replace(layout, folders=folders, digests={"caption": "c" * 16, "score": "d" * 16})
 
 
-def decided(job: Job) -> list[Record]:
-    rows: list[Record] = candidates(job, 0).to_pylist()
+def decided(layout: RunLayout) -> list[Record]:
+    rows: list[Record] = candidates(layout, 0).to_pylist()
     return rows
 
 
-def verdicts(job: Job) -> list[tuple[str, str, str | None]]:
+def verdicts(layout: RunLayout) -> list[tuple[str, str, str | None]]:
     """Last digit of the uid, source, reason."""
-    assert all(row["kept"] == (row["reason"] is None) for row in decided(job))
-    return [(row["uid"][-1], row["source"], row["reason"]) for row in decided(job)]
+    assert all(row["kept"] == (row["reason"] is None) for row in decided(layout))
+    return [(row["uid"][-1], row["source"], row["reason"]) for row in decided(layout)]
 
 
-def test_own_text_first_then_captions_each_with_where_it_came_from(make_job: Jobs, pairs_row: Rows) -> None:
-    job = make_job(
+def test_own_text_first_then_captions_each_with_where_it_came_from(make_layout: Jobs, pairs_row: Rows) -> None:
+    layout = make_layout(
         [[pairs_row(0), pairs_row(1)]], caption={"model": "/elsewhere/weights/mine", "samples": 2, "seed": 7}
     )
     captions = [caption(0, "one", "two"), caption(1, "three")]
-    job = write(job, caption=captions, score=[score(0, 0.75, 0.5, 0.25), score(1, None, 1.0)])
-    own, one, two, other, three = decided(job)
+    layout = write(layout, caption=captions, score=[score(0, 0.75, 0.5, 0.25), score(1, None, 1.0)])
+    own, one, two, other, three = decided(layout)
     null = ("model", "digest", "decoding", "sample", "logprob", "reason")
     expected = {"uid": f"{0:016x}", "text": "a round thing number 0", "source": "web", "round": 0, "kept": True}
     assert own == expected | {"itc": 0.375, "itm": 0.75} | dict.fromkeys(null)
@@ -74,7 +75,7 @@ def test_own_text_first_then_captions_each_with_where_it_came_from(make_job: Job
     assert (other["itm"], other["reason"], three["itm"], three["kept"]) == (None, "no_score", 1.0, True)
 
 
-def test_what_is_known_of_a_row_goes_before_its_scores(make_job: Jobs, pairs_row: Rows) -> None:
+def test_what_is_known_of_a_row_goes_before_its_scores(make_layout: Jobs, pairs_row: Rows) -> None:
     states: list[Record] = [
         {"status": "quarantined", "text": None},
         {"status": "rejected", "reason": "text_empty", "text": ""},
@@ -83,7 +84,7 @@ def test_what_is_known_of_a_row_goes_before_its_scores(make_job: Jobs, pairs_row
         {"text": None},
         {"text": " \n"},
     ]
-    job = make_job([[pairs_row(i, **changes) for i, changes in enumerate(states)]])
+    layout = make_layout([[pairs_row(i, **changes) for i, changes in enumerate(states)]])
     marks = [{"uid": f"{i:016x}"} for i in range(6)]
     marks[2] |= {"duplicate_of": f"{0:016x}", "duplicate_kind": "perceptual"}
     marks[3] |= {"contaminates": "coco:1"}
@@ -98,29 +99,29 @@ def test_what_is_known_of_a_row_goes_before_its_scores(make_job: Jobs, pairs_row
         ("4", "synthetic", None),
         ("5", "web", "caption_failed"),
     ]
-    assert verdicts(write(job, caption=captions, score=scores, dedup=marks)) == expected
+    assert verdicts(write(layout, caption=captions, score=scores, dedup=marks)) == expected
     assert {str(reason).split(":")[0] for *_, reason in expected if reason} <= {name.split(":")[0] for name in REASONS}
 
 
-def test_marks_are_those_of_dedup_or_else_of_near(make_job: Jobs, pairs_row: Rows) -> None:
-    job = make_job([[pairs_row(0), pairs_row(1)]], near={}, caption=None)
+def test_marks_are_those_of_dedup_or_else_of_near(make_layout: Jobs, pairs_row: Rows) -> None:
+    layout = make_layout([[pairs_row(0), pairs_row(1)]], near={}, caption=None)
     near = [{"uid": f"{0:016x}", "duplicate_kind": "exact"}, {"uid": f"{1:016x}"}]
     dedup = [{"uid": f"{0:016x}"}, {"uid": f"{1:016x}", "duplicate_kind": "semantic"}]
     scores = [score(0, 0.9), score(1, 0.9)]
-    only_near = write(job, near=near, score=scores)
+    only_near = write(layout, near=near, score=scores)
     assert verdicts(only_near) == [("0", "web", "duplicate:exact"), ("1", "web", None)]
-    both = write(job, near=near, score=scores, dedup=dedup)
+    both = write(layout, near=near, score=scores, dedup=dedup)
     assert verdicts(both) == [("0", "web", None), ("1", "web", "duplicate:semantic")]
 
 
-def test_human_texts_yield_to_keys_contamination_and_quarantine_alone(make_job: Jobs, pairs_row: Rows) -> None:
+def test_human_texts_yield_to_keys_contamination_and_quarantine_alone(make_layout: Jobs, pairs_row: Rows) -> None:
     rows = [pairs_row(i, role="human") for i in range(3)] + [pairs_row(3, role="human", status="rejected")]
     marks: list[Record] = [{"uid": f"{i:016x}"} for i in range(4)]
     for i, kind in ((0, "exact"), (1, "key")):
         marks[i] |= {"duplicate_of": f"{9:016x}", "duplicate_kind": kind}
     marks[2] |= {"contaminates": "coco:1"}
-    job = write(make_job([rows], caption=None), dedup=marks, score=[score(i, 0.0) for i in range(4)])
-    reasons = [reason for *_, reason in verdicts(job)]
+    layout = write(make_layout([rows], caption=None), dedup=marks, score=[score(i, 0.0) for i in range(4)])
+    reasons = [reason for *_, reason in verdicts(layout)]
     assert reasons == [None, "duplicate:key", "contaminated", "rejected:image_unreadable"]
 
 
@@ -138,53 +139,57 @@ KILLED = {"status": "failed", "error": "killed its worker"}
     ],
 )
 def test_a_row_that_kills_every_worker_is_quarantined(
-    make_job: Jobs, pairs_row: Rows, captioned: Record, scored: Record, reason: str | None
+    make_layout: Jobs, pairs_row: Rows, captioned: Record, scored: Record, reason: str | None
 ) -> None:
     web = None if scored else 0.9
-    job = write(make_job([[pairs_row(0)]]), caption=[caption(0, **captioned)], score=[score(0, web, **scored)])
-    assert verdicts(job) == [("0", "web", reason)]
+    layout = write(make_layout([[pairs_row(0)]]), caption=[caption(0, **captioned)], score=[score(0, web, **scored)])
+    assert verdicts(layout) == [("0", "web", reason)]
 
 
-def test_a_run_without_models_keeps_all(make_job: Jobs, pairs_row: Rows) -> None:
+def test_a_run_without_models_keeps_all(make_layout: Jobs, pairs_row: Rows) -> None:
     bare = {"policy": "keep_all"}
     dedup = {"semantic": None}
-    job = write(make_job([[pairs_row(0), pairs_row(1, text=None)]], caption=None, score=None, select=bare, dedup=dedup))
-    assert verdicts(job) == [("0", "web", None), ("1", "web", "no_text")]
-    assert {decided(job)[0][name] for name in ("model", "digest", "decoding", "sample", "itc", "itm")} == {None}
-
-
-def test_nothing_was_captioned(make_job: Jobs, pairs_row: Rows) -> None:
-    job = write(make_job([[pairs_row(0)]]), caption=[caption(0)], score=[score(0, 0.9)])
-    assert verdicts(job) == [("0", "web", None)]
-
-
-def test_process_writes_the_shard_with_equal_bytes(make_job: Jobs, pairs_row: Rows) -> None:
-    job = make_job([[pairs_row(i) for i in range(3)]])
-    job = write(
-        job, caption=[caption(i, "a", "b") for i in range(3)], score=[score(i, 0.9, 0.1, 0.7) for i in range(3)]
+    layout = write(
+        make_layout([[pairs_row(0), pairs_row(1, text=None)]], caption=None, score=None, select=bare, dedup=dedup)
     )
-    path = job.shard("select", 0)
-    Select(job).process(0, only=range(0, 1))
+    assert verdicts(layout) == [("0", "web", None), ("1", "web", "no_text")]
+    assert {decided(layout)[0][name] for name in ("model", "digest", "decoding", "sample", "itc", "itm")} == {None}
+
+
+def test_nothing_was_captioned(make_layout: Jobs, pairs_row: Rows) -> None:
+    layout = write(make_layout([[pairs_row(0)]]), caption=[caption(0)], score=[score(0, 0.9)])
+    assert verdicts(layout) == [("0", "web", None)]
+
+
+def test_process_writes_the_shard_with_equal_bytes(make_layout: Jobs, pairs_row: Rows) -> None:
+    layout = make_layout([[pairs_row(i) for i in range(3)]])
+    layout = write(
+        layout, caption=[caption(i, "a", "b") for i in range(3)], score=[score(i, 0.9, 0.1, 0.7) for i in range(3)]
+    )
+    path = layout.shard("select", 0)
+    SelectStage(layout).process(0, only=range(0, 1))
     assert not path.exists()
-    Select(job).process(0)
+    SelectStage(layout).process(0)
     first = path.read_bytes()
     path.unlink()
-    Select(job).process(0)
+    SelectStage(layout).process(0)
     assert path.read_bytes() == first
     assert table(path).num_rows == 9
 
 
-def test_an_empty_shard(make_job: Jobs) -> None:
-    job = write(make_job([[]]), caption=[], score=[], dedup=[])
-    assert candidates(job, 0).num_rows == 0
+def test_an_empty_shard(make_layout: Jobs) -> None:
+    layout = write(make_layout([[]]), caption=[], score=[], dedup=[])
+    assert candidates(layout, 0).num_rows == 0
 
 
-def test_sidecars_of_other_rows_are_refused(make_job: Jobs, pairs_row: Rows) -> None:
-    job = make_job([[pairs_row(0), pairs_row(1)]])
-    swapped = write(job, caption=[caption(1, "a"), caption(0, "b")], score=[score(0, 0.9), score(1, 0.9)])
+def test_sidecars_of_other_rows_are_refused(make_layout: Jobs, pairs_row: Rows) -> None:
+    layout = make_layout([[pairs_row(0), pairs_row(1)]])
+    swapped = write(layout, caption=[caption(1, "a"), caption(0, "b")], score=[score(0, 0.9), score(1, 0.9)])
     with pytest.raises(DataError, match=r"caption-0/00000\.parquet: its uids are not those of .*pairs"):
         candidates(swapped, 0)
-    short = write(job, caption=[caption(0, "a"), caption(1, "b", "c")], score=[score(0, 0.9, 0.5), score(1, 0.9, 0.5)])
+    short = write(
+        layout, caption=[caption(0, "a"), caption(1, "b", "c")], score=[score(0, 0.9, 0.5), score(1, 0.9, 0.5)]
+    )
     with pytest.raises(DataError, match="row 1 has 1 caption scores"):
         candidates(short, 0)
 
@@ -195,11 +200,11 @@ def pipeline(path: str = "tiny/captioner", **parts: Any) -> Pipeline:
 
 
 def test_settings_hold_the_policy_and_what_is_written_of_the_captioner() -> None:
-    before = Select.settings(pipeline())
-    assert Select.settings(pipeline(select={"itm_threshold": 0.6})) != before
-    assert Select.settings(pipeline(caption={"model": "tiny/captioner", "seed": 1})) != before
-    assert Select.settings(pipeline(dedup={"exact": False})) == before
-    assert Select.settings(pipeline("/here/mine")) == Select.settings(pipeline("/there/mine"))
+    before = SelectStage.settings(pipeline())
+    assert SelectStage.settings(pipeline(select={"itm_threshold": 0.6})) != before
+    assert SelectStage.settings(pipeline(caption={"model": "tiny/captioner", "seed": 1})) != before
+    assert SelectStage.settings(pipeline(dedup={"exact": False})) == before
+    assert SelectStage.settings(pipeline("/here/mine")) == SelectStage.settings(pipeline("/there/mine"))
     json.dumps(before)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from capfilt.images import decode_image
+from capfilt.media.images import decode_image
 from capfilt.training.augment import _OPERATIONS, CLIP_MEAN, CLIP_STD, Augment, crop_box
 from tests.pictures import encode, photo
 

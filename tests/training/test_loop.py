@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from capfilt.errors import CheckpointError, DataError, TrainingError
-from capfilt.models import precision
+from capfilt.models import device
 from capfilt.models.blip.adapter import Blip
 from capfilt.training.loop import _step, train
 from capfilt.training.recipe import load_recipe
@@ -233,7 +233,7 @@ def test_a_frozen_vision_tower_stays_and_bf16_and_checkpointing_run(tiny_recipe:
 def test_bf16_that_would_be_emulated_is_fp32_and_says_so(
     tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    monkeypatch.setattr(device, "has_bf16", lambda device: False)
     for name, kind in (("full", "fp32"), ("half", "bf16")):
         train(load_recipe(tiny_recipe("filter", name, optim={"epochs": 1}), [f"run.precision={kind}"]))
     assert [line["loss"] for line in lines(tmp_path / "half")] == [line["loss"] for line in lines(tmp_path / "full")]

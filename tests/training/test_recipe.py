@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from capfilt.config import SHIPPED, find_yaml
+from capfilt.config.yaml_file import SHIPPED, find_yaml
 from capfilt.errors import ConfigError
 from capfilt.training.recipe import KINDS, load_recipe
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from capfilt.training.parts import OptimPart
+from capfilt.training.recipe_sections import OptimPart
 from capfilt.training.schedule import learning_rate
 
 

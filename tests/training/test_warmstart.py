@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from capfilt.media.text import pre_caption
 from capfilt.models.blip.checkpoint import save
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.med import MED
-from capfilt.text import pre_caption
-from capfilt.training.warmstart import distill, feed, joint, views
+from capfilt.training.warmstart import distill, joint, teacher_targets, views_loader
 from capfilt.training.warmstart.text import choose_vocab, embeddings
 
 
@@ -48,12 +48,12 @@ class Block(nn.Module):
 @pytest.fixture
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pairs: Path) -> Path:
     """Views of the tiny pairs, through the real script."""
-    monkeypatch.setattr(views, "teacher", Teacher)
+    monkeypatch.setattr(teacher_targets, "teacher", Teacher)
     common = {"pairs": str(tiny_pairs), "basis": str(tmp_path / "basis.npy"), "threads": 1, "seed": 0}
     scores = {"min_score": None, "max_score": None}
-    views.fit_basis(argparse.Namespace(**common, **scores, channels=8))
+    teacher_targets.fit_basis(argparse.Namespace(**common, **scores, channels=8))
     rest = {"out": str(tmp_path / "views"), "views": 2, "size": 128, "batch": 4, "shard": 0, "shards": 1}
-    views.run(argparse.Namespace(**common, **scores, **rest))
+    teacher_targets.run(argparse.Namespace(**common, **scores, **rest))
     return tmp_path / "views"
 
 
@@ -69,7 +69,7 @@ def test_views_have_the_stated_shapes(stored: Path) -> None:
 
 def test_boxes_lie_inside_the_image() -> None:
     for seed in range(200):
-        x0, y0, x1, y1 = views.crop_box(300, 70, random.Random(seed))
+        x0, y0, x1, y1 = teacher_targets.crop_box(300, 70, random.Random(seed))
         assert 0 <= x0 < x1 <= 300
         assert 0 <= y0 < y1 <= 70
         assert 0.2 < (x1 - x0) * (y1 - y0) / (300 * 70) <= 1
@@ -87,8 +87,8 @@ def test_a_student_learns_and_its_tower_is_saved(stored: Path, tmp_path: Path) -
 
 
 def test_cut_pictures_bring_their_cells_and_their_share_of_the_whole(stored: Path) -> None:
-    batch = feed.Views([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
-    pixels, pooled, maps, inner = feed.cut(batch, np.random.default_rng(1))
+    batch = views_loader.Views([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
+    pixels, pooled, maps, inner = views_loader.cut(batch, np.random.default_rng(1))
     foreign = (maps == batch[2].roll(1, 0)).all(-1) & (maps != batch[2]).any(-1)
     share = foreign.float().mean(1)
     assert 0 < share.max() < 1
@@ -104,7 +104,7 @@ def test_cut_pictures_bring_their_cells_and_their_share_of_the_whole(stored: Pat
 
 def test_jitter_keeps_pixels_in_range_and_changes_them() -> None:
     pixels = torch.rand(3, 3, 8, 8)
-    found = feed.jittered(pixels)
+    found = views_loader.jittered(pixels)
     assert found.min() >= 0
     assert found.max() <= 1
     assert not torch.equal(found, pixels)
@@ -155,15 +155,15 @@ def test_a_checkpoints_tower_goes_on(stored: Path, tmp_path: Path) -> None:
     text = TextConfig(vocab_size=20, width=32, layers=1, heads=1, mlp_width=32, max_positions=8, dec_id=18, sep_id=3)
     med = MED(MEDConfig(vision, text, 16, encoder=True, decoder=False))
     save(med, tmp_path / "blip")
-    student = distill.Student(vision, feed.Views([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
+    student = distill.Student(vision, views_loader.Views([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
     distill._go_on(student, tmp_path / "blip")
     assert all(torch.equal(a, b) for a, b in zip(student.tower.parameters(), med.vision.parameters(), strict=True))
 
 
 def test_flips_move_pixels_and_cells_together(stored: Path) -> None:
-    batch = feed.as_tensors([np.load(stored / f"{n}.npy") for n in ("pixels", "pooled", "maps", "inner")])
+    batch = views_loader.as_tensors([np.load(stored / f"{n}.npy") for n in ("pixels", "pooled", "maps", "inner")])
     torch.manual_seed(0)
-    pixels, _, maps, _ = feed.flipped(batch)
+    pixels, _, maps, _ = views_loader.flipped(batch)
     for i in range(len(pixels)):
         mirrored = bool((pixels[i] == batch[0][i].flip(2)).all())
         cells = batch[2][i].unflatten(0, (8, 8))

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from capfilt.config.decoding import Decoding
 from capfilt.errors import ConfigError, InputError
 from capfilt.models.blip import checkpoint
 from capfilt.models.blip.config import MEDConfig
@@ -26,7 +27,6 @@ from capfilt.models.blip.packed import Derived
 from capfilt.models.blip.ragged import first_tokens
 from capfilt.models.blip.static import StaticDecoder
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
-from capfilt.models.decoding import Decoding
 from capfilt.models.hub import resolve
 from capfilt.models.protocols import Caption, Match, PixelBatch
 

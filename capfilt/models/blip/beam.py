@@ -18,7 +18,7 @@ from capfilt.models.blip.sampling import apply_rules
 
 if TYPE_CHECKING:
     from capfilt.models.blip.decoding import CachedDecoder
-from capfilt.models.decoding import Decoding
+from capfilt.config.decoding import Decoding
 
 NEVER = -1.0e9
 """The score of what is not there; transformers' value, which its comparisons depend on."""

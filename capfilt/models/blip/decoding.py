@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from capfilt.config.decoding import Decoding
 from capfilt.errors import InputError
 from capfilt.models.blip.beam import beam_search, worth_leaving
 from capfilt.models.blip.cross import ImageKeys, image_keys
@@ -27,7 +28,6 @@ from capfilt.models.blip.med import MED, select_kv
 from capfilt.models.blip.sampling import apply_rules, draw, keyed_noise, nucleus
 from capfilt.models.blip.static import StaticDecoder
 from capfilt.models.blip.text import AttentionBlock, TextLayer
-from capfilt.models.decoding import Decoding
 
 ROWS = 4
 """Rows whose nucleus is cut at a time on a CPU: a vocabulary of doubles a row leaves the cache (24 rows of 30524 tokens

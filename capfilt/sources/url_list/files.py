@@ -21,8 +21,8 @@ import fsspec
 import pyarrow as pa
 from fsspec.core import url_to_fs
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import CapfiltError, ConfigError, DataError, RunError
-from capfilt.source import Source, source_name
 from capfilt.sources.files import Container, containers
 from capfilt.sources.values import key_text
 

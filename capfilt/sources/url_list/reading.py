@@ -14,11 +14,11 @@ from typing import Any
 
 import duckdb
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError, DataError
-from capfilt.source import Source, source_name
 from capfilt.sources.url_list.files import SCHEME, ListFile, Remote, reading
 from capfilt.sources.url_list.filter import check_filter, first_line
-from capfilt.sources.url_list.mend import Copies, fit, mended_parquet
+from capfilt.sources.url_list.repair import Copies, fit, mended_parquet
 from capfilt.sources.url_list.scan import ROW, Record, Scan, literal, named, scan_json, scan_parquet
 from capfilt.sources.url_list.text import scan_text
 

@@ -18,7 +18,7 @@ import duckdb
 from capfilt.errors import DataError
 from capfilt.sources.columns import Columns, Stated, choose, require
 from capfilt.sources.url_list.files import SCHEME, ListFile
-from capfilt.sources.url_list.mend import open_parquet, stream
+from capfilt.sources.url_list.repair import open_parquet, stream
 
 ROW = '"\x1frow"'
 """A row's number in its file, from 0, under a name that no list has."""

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from capfilt.config.source import Source, source_name
 from capfilt.errors import DataError, RunError
-from capfilt.fingerprint import fingerprint
-from capfilt.shards import ShardWriter
-from capfilt.source import Source, source_name
 from capfilt.sources.columns import Columns, key_of, take_hash
 from capfilt.sources.url_list.files import find_files
-from capfilt.sources.url_list.mend import MARK, Copies
 from capfilt.sources.url_list.reading import Reading
+from capfilt.sources.url_list.repair import MARK, Copies
 from capfilt.sources.url_list.scan import Record
 from capfilt.sources.values import optional_text, plain, texts
+from capfilt.store.fingerprint import fingerprint
+from capfilt.store.shards import ShardWriter
 
 LIST = pa.schema([(name, pa.string()) for name in ("key", "url", "text", "sha256", "md5", "meta")])
 """A row of the snapshot. sha256 and md5: lower-case hex, what the list states of the image. meta: JSON of all other

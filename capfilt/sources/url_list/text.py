@@ -22,7 +22,7 @@ import duckdb
 from capfilt.errors import DataError
 from capfilt.sources.columns import URL, Stated, choose, require
 from capfilt.sources.url_list.files import ListFile
-from capfilt.sources.url_list.mend import stream
+from capfilt.sources.url_list.repair import stream
 from capfilt.sources.url_list.scan import ROW, Scan, literal, named
 
 LINE_BYTES = 8 * 2**20

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from capfilt.models.blip.checkpoint import load
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.vision import VisionTower
-from capfilt.models.precision import bf16_autocast
-from capfilt.training.warmstart.feed import Batch, Views, as_tensors, cut, flipped, jittered, normalise
+from capfilt.models.device import bf16_autocast
 from capfilt.training.warmstart.joint import EMBED, Heads, load_heads
-from capfilt.training.warmstart.views import GRID, INNER
+from capfilt.training.warmstart.teacher_targets import GRID, INNER
+from capfilt.training.warmstart.views_loader import Batch, Views, as_tensors, cut, flipped, jittered, normalise
 
 BLOCKS = {1: slice(0, INNER[4]), 3: slice(INNER[4], INNER[4] + INNER[10])}
 """Which block of the student (from 0) learns which channels of `inner`."""

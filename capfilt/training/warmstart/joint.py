@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.text import pre_caption
-from capfilt.training.warmstart.views import order, rows
+from capfilt.media.text import pre_caption
+from capfilt.training.warmstart.teacher_targets import order, rows
 
 EMBED = 256
 """Common dimensions; the student's `embed_dim`."""

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from capfilt.media.text import pre_caption
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
-from capfilt.models.precision import bf16_autocast
-from capfilt.parquet import open_parquet
-from capfilt.text import pre_caption
-from capfilt.training.towers import take_text
+from capfilt.models.device import bf16_autocast
+from capfilt.store.parquet import open_parquet
+from capfilt.training.load_towers import take_text
 from capfilt.training.warmstart.joint import EMBED, load_heads
 
 

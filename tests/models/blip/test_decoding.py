@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import BlipConfig, BlipForConditionalGeneration
 
+from capfilt.config.decoding import Decoding
 from capfilt.errors import InputError
 from capfilt.models.blip import cross
 from capfilt.models.blip.checkpoint import hub_tensors
@@ -17,7 +18,6 @@ from capfilt.models.blip.config import to_transformers
 from capfilt.models.blip.decoding import Drawn, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.packed import THERE
-from capfilt.models.decoding import Decoding
 from tests.models.blip.decoders import CONFIG, PROMPT, SEP, build
 
 

@@ -12,9 +12,9 @@ from transformers import AutoImageProcessor, AutoProcessor, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from capfilt.errors import CheckpointError
+from capfilt.media.rgb import to_rgb
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.image import ImageProcessor, read_processor
-from capfilt.rgb import to_rgb
 
 SIZES = [(1, 1), (37, 91), (384, 384), (500, 333), (1023, 17), (33, 1200), (32, 32)]
 

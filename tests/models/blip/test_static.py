@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from capfilt.config.decoding import Decoding
 from capfilt.errors import InputError
 from capfilt.models.blip import static
 from capfilt.models.blip.adapter import Blip
@@ -17,7 +18,6 @@ from capfilt.models.blip.decoding import Drawn, _choose, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.sampling import apply_rules
 from capfilt.models.blip.static import StaticDecoder, release_all, rounded
-from capfilt.models.decoding import Decoding
 from tests.models.blip.decoders import PROMPT, SEP, VOCAB, build
 
 UIDS = [f"row-{i}" for i in range(13)]

@@ -1,0 +1,119 @@
+"""Which texts the report shows, and their pictures: chosen by score, so that every kind of verdict is seen.
+
+Of web and of synthetic texts each: two from every tenth of the score's range and the three next to the threshold on
+either side, by uid (a hash, so as good as random, and always the same). Texts of one image share a card. Rows that
+were quarantined or refused are never read. A thumbnail is a JPEG of 160 pixels at most, some 5 kB: 48 of them and a
+page stay far under 3 MB.
+"""
+
+from base64 import b64encode
+from collections.abc import Collection, Iterator, Sequence
+from io import BytesIO
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from capfilt.analysis.report.histogram import POOL, Score
+from capfilt.analysis.sql import ask
+from capfilt.config.pipeline import SelectSettings
+from capfilt.media.images import ImageError, decode_image
+from capfilt.store.layout import RunLayout
+from capfilt.store.parquet import open_parquet, read_row_group
+from capfilt.store.shards import table
+
+CARDS = 36
+"""Images in the gallery; with those of the duplicate groups about 48 in all."""
+SIDE = 160
+"""Pixels of a thumbnail's longer side."""
+
+_JUDGED = ("web", "synthetic")
+_CHOICE = f"""
+    WITH pool AS (
+        SELECT uid, %(score)s AS score, %(score)s >= $threshold::FLOAT AS above FROM candidates
+        WHERE {POOL} AND source = $source
+          AND uid IN (SELECT uid FROM pairs WHERE status = 'ok')),
+    bounds AS (SELECT min(score) AS low, max(score) AS high FROM pool),
+    tenths AS (SELECT *, least(9, floor(10 * (score - low) / nullif(high - low, 0))) AS tenth FROM pool, bounds),
+    ranked AS (
+        SELECT uid, score, row_number() OVER (PARTITION BY tenth ORDER BY uid) AS place,
+               row_number() OVER (PARTITION BY above ORDER BY abs(score - $threshold), uid) AS near
+        FROM tenths)
+    SELECT uid FROM ranked GROUP BY uid
+    ORDER BY min(CASE WHEN near <= 3 AND score IS NOT NULL THEN 0 ELSE place END), uid LIMIT $n"""
+_TEXTS = f"""
+    SELECT uid, text, source, itm, itc, kept, reason, {POOL} AND source <> 'human' AS judged FROM candidates
+    WHERE uid IN (SELECT unnest($uids)) AND text IS NOT NULL
+    ORDER BY uid, list_position(['web', 'human', 'synthetic'], source), sample"""
+
+
+def deciding(select: SelectSettings) -> tuple[Score, float]:
+    """The score that the examples are spread over, and the threshold to look around (0.5 where there is none)."""
+    if select.policy == "itc_threshold":
+        return "itc", select.itc_threshold
+    if select.policy == "top_k" and select.rank_by == "itc":
+        return "itc", select.itc_threshold
+    return "itm", select.itm_threshold
+
+
+def choose(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> list[str]:
+    """At most CARDS uids, by uid: in turns for their web text and for a synthetic one."""
+    score, threshold = deciding(select)
+    text, values = _CHOICE % {"score": score}, {"threshold": threshold, "n": CARDS}
+    web, synthetic = ([row[0] for row in ask(connection, text, values | {"source": source}).rows] for source in _JUDGED)
+    turns = [uid for pair in zip_longest(web, synthetic) for uid in pair if uid is not None]
+    return sorted(list(dict.fromkeys(turns))[:CARDS])
+
+
+def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Of each uid its texts: own text, then captions; `judged` where a threshold decides on it."""
+    out: dict[str, list[dict[str, Any]]] = {uid: [] for uid in uids}
+    for row in ask(connection, _TEXTS, {"uids": list(uids)}).records():
+        out[row["uid"]].append(row)
+    return out
+
+
+def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:
+    """uid -> data URI; a picture that cannot be decoded is left out. Only row groups that hold one are read."""
+    out: dict[str, str] = {}
+    for path in (layout.shard("ingest", index) for index in range(len(layout.shards))):
+        for uid, data in _images(path, uids) if path.is_file() and uids else ():
+            uri = thumbnail(data, layout.pipeline.ingest.max_pixels)
+            if uri is not None:
+                out.setdefault(uid, uri)
+    return out
+
+
+def _images(path: Path, uids: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """The files of these rows, as far as they are ok."""
+    light = table(path, ["uid", "status"])
+    found = pc.and_(pc.is_in(light["uid"], pa.array(sorted(uids))), pc.equal(light["status"], "ok"))
+    wanted = np.flatnonzero(found.to_numpy())
+    with open_parquet(path) as file:
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    stop = 0
+    for group, size in enumerate(sizes):
+        start, stop = stop, stop + size
+        rows = [int(row) for row in wanted if start <= row < stop]
+        images = read_row_group(path, group, ["image"])["image"] if rows else []
+        for row in rows:
+            data = images[row - start]["bytes"].as_py()
+            if data is not None:
+                yield light["uid"][row].as_py(), data
+
+
+def thumbnail(data: bytes, max_pixels: int) -> str | None:
+    """An image file as a data URI of a JPEG within SIDE x SIDE pixels, or None."""
+    try:
+        image = decode_image(data, max_pixels, draft_side=SIDE)
+    except ImageError:
+        return None
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=78)
+    return "data:image/jpeg;base64," + b64encode(buffer.getvalue()).decode()

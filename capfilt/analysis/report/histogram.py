@@ -1,0 +1,128 @@
+"""Counts of ITM and ITC by source, so fine that a browser can move the thresholds without the rows.
+
+An axis has 200 steps (ITM 0 .. 1 by 0.005, ITC by 0.01) and an edge more at the run's own threshold where that lies
+between two. Texts are counted by both scores at once, so that a rule on both is exact too: at most some 40,000 cells a
+source (0.7 MB of JSON), a few thousand in practice, for any number of rows. Edges are float32, as select's thresholds
+are, so that the counts at an edge are those that select would give.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+
+from capfilt.analysis.sql import ask
+from capfilt.config.pipeline import SelectSettings
+
+Score = Literal["itm", "itc"]
+SOURCES = ("web", "synthetic", "human")
+POOL = "(kept OR reason IN ('below_itm_threshold', 'below_itc_threshold', 'below_both'))"
+"""SQL: the texts whose verdict is a threshold's: no duplicates, no refused rows."""
+HEIGHT, WIDTH = 100, 1000
+"""Of a chart, in its own units; it is stretched to the page."""
+BARS = 50
+"""Of a chart."""
+_STEPS: dict[Score, int] = {"itm": 200, "itc": 100}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One score's edges, rising, float32 values; `at` is the place of the run's threshold among them.
+
+    A text's bin is the number of its last edge that is not above its score; -1 where the score is null.
+    """
+
+    score: Score
+    low: float
+    high: float
+    edges: list[float]
+    at: int
+
+    def bin(self, value: float | None) -> int:
+        """Of one score."""
+        return -1 if value is None else max(bisect_right(self.edges, value) - 1, 0)
+
+    def place(self, value: float) -> float:
+        """0 .. 1 from left to right."""
+        return (value - self.low) / (self.high - self.low)
+
+    def sql(self) -> str:
+        """`bin` of the column, as SQL: a step by division, set right by comparison in float32, and the extra edge."""
+        n, x = _STEPS[self.score], self.score
+        step = f"floor({x}::DOUBLE * {n})"
+        step = f"({step} + ({x} >= (({step} + 1) / {n}e0)::FLOAT)::INT - ({x} < ({step} / {n}e0)::FLOAT)::INT)"
+        own = self.edges[self.at]
+        extra = "" if own in _grid(self.score, self.low, self.high) else f" + ({x} >= {own!r}::FLOAT)::INT"
+        last = len(self.edges) - 1
+        inside = f"greatest(0, least({last}, {step} - {round(self.low * n)}{extra}))::INT"
+        return f"CASE WHEN {x} IS NULL THEN -1 ELSE {inside} END"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Texts of the pool by source and both bins."""
+
+    itm: Axis
+    itc: Axis
+    cells: dict[str, list[tuple[int, int, int]]]
+    """Source -> (itm bin, itc bin, texts), rising."""
+
+    def marginal(self, source: str, score: Score) -> list[int]:
+        """Texts in each of an axis' steps; an extra edge divides none, the value at the upper end is in the last."""
+        axis, which = (self.itm, 0) if score == "itm" else (self.itc, 1)
+        steps = round((axis.high - axis.low) * _STEPS[score])
+        out = [0] * steps
+        for cell in self.cells.get(source, []):
+            if cell[which] >= 0:
+                step = bisect_right(_grid(score, axis.low, axis.high), axis.edges[cell[which]]) - 1
+                out[min(step, steps - 1)] += cell[2]
+        return out
+
+
+def count(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> Counts:
+    """Count the pool of a run; needs the view `candidates`."""
+    itm = _axis("itm", 0.0, 1.0, select.itm_threshold if select.policy != "itc_threshold" else 0.0, select)
+    bounds = ask(connection, f"SELECT min(itc), max(itc) FROM candidates WHERE {POOL}").rows[0]
+    itc = _itc_axis(bounds, select)
+    text = f"SELECT source, {itm.sql()}, {itc.sql()}, count(*) FROM candidates WHERE {POOL} GROUP BY ALL ORDER BY ALL"
+    cells: dict[str, list[tuple[int, int, int]]] = {}
+    for source, i, j, n in ask(connection, text).rows:
+        cells.setdefault(source, []).append((i, j, n))
+    return Counts(itm, itc, cells)
+
+
+def _itc_axis(bounds: tuple[Any, ...], select: SelectSettings) -> Axis:
+    uses = select.policy in ("itc_threshold", "both", "either")
+    values = [float(value) for value in bounds if value is not None] + ([select.itc_threshold] if uses else [])
+    low = max(floor(min(values, default=0.0) * 10) / 10, -1.0)
+    high = min(ceil(max(values, default=1.0) * 10) / 10, 1.0)
+    high = high if high > low else low + 0.1
+    return _axis("itc", low, high, select.itc_threshold if uses else low, select)
+
+
+def _axis(score: Score, low: float, high: float, threshold: float, select: SelectSettings) -> Axis:
+    off = select.policy in ("top_k", "keep_all")
+    own = float(np.float32(low if off else threshold))
+    edges = sorted({*_grid(score, low, high), own})
+    return Axis(score, low, high, edges, edges.index(own))
+
+
+def _grid(score: Score, low: float, high: float) -> list[float]:
+    n = _STEPS[score]
+    return [float(np.float32(k / n)) for k in range(round(low * n), round(high * n) + 1)]
+
+
+def bars(steps: list[int]) -> str:
+    """An SVG path of at most BARS bars from left to right, as high as the square root of their count."""
+    several = ceil(len(steps) / BARS)
+    counts = [sum(steps[k : k + several]) for k in range(0, len(steps), several)]
+    top, width = max(counts, default=0) ** 0.5 or 1.0, WIDTH * several / max(len(steps), 1)
+    parts = []
+    for k, n in enumerate(counts):
+        if n:
+            high, right = max(n**0.5 / top * HEIGHT, 1), min((k + 1) * width, WIDTH)
+            parts.append(f"M{k * width:.2f} {HEIGHT}V{HEIGHT - high:.2f}H{right:.2f}V{HEIGHT}Z")
+    return "".join(parts)

@@ -1,0 +1,140 @@
+"""The page of a loop: rounds beside each other, by noise removed, texts kept, metrics, losses, captions of the same
+images.
+
+RUN/report.html; each round has a report of its own in its folder. As there, strangers' texts are escaped, and the
+page's Content-Security-Policy allows no script and no request.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from capfilt.analysis.report.build import short
+from capfilt.analysis.report.gallery import thumbnails
+from capfilt.analysis.sql import ask, connect
+from capfilt.errors import DataError
+from capfilt.selection.accounting import SOURCES
+from capfilt.selection.policies import JUDGED
+from capfilt.store.layout import RunLayout
+from capfilt.store.run_folder import open_run, read_json
+from capfilt.store.shards import write_atomic
+
+_HERE = Path(__file__).parent
+CARDS = 12
+"""Images whose captions are shown round by round."""
+STAGES = ("pretrain", "finetune_captioner", "finetune_filter")
+TERMS = ("itc", "itm", "lm")
+WIDTH, HEIGHT = 300, 90
+"""Of a chart, in its own units."""
+METRICS = (
+    ("pretrained_t2i_r1", "text to image R@1, pre-trained, ITC"),
+    ("pretrained_i2t_r1", "image to text R@1, pre-trained, ITC"),
+    ("filter_t2i_r1", "text to image R@1, filter, ITC"),
+    ("filter_t2i_r1_itm", "text to image R@1, filter, re-ranked by ITM"),
+    ("filter_itc_auc", "AUC of the filter's ITC"),
+    ("filter_itm_auc", "AUC of the filter's ITM"),
+    ("captioner_cider", "CIDEr of the captioner"),
+    ("captioner_cider_nearest", "CIDEr of the nearest training image's text"),
+)
+_CAPTIONS = """
+    SELECT uid, text, itm, kept FROM candidates
+    WHERE source = 'synthetic' AND sample = 0 AND uid IN (SELECT unnest($uids))"""
+_OWN = "SELECT uid, text, itm, kept FROM candidates WHERE source = 'web' AND uid IN (SELECT unnest($uids))"
+_CHOICE = "SELECT uid FROM candidates WHERE source = 'synthetic' AND itm IS NOT NULL GROUP BY uid ORDER BY uid LIMIT $n"
+
+
+def write_loop_report(run: Path) -> Path:
+    """Write RUN/report.html from RUN/loop.json and the rounds' folders. Raises DataError where there is no loop."""
+    facts = read_json(run / "loop.json")
+    if facts is None:
+        raise DataError(f"{run}: no loop.json there; `capfilt run` of a pipeline with `pretrain` writes it")
+    rounds = facts["rounds"]
+    jobs = [open_run(run / f"round-{one['round']}").layout for one in rounds]
+    context = {
+        "name": facts["pipeline"]["name"],
+        "rounds": [_counts(one) for one in rounds],
+        "metrics": _metrics([one["metrics"] for one in rounds]),
+        "images": rounds[0]["metrics"].get("images"),
+        "stages": _stages(run, rounds),
+        "cards": _cards(jobs),
+    }
+    env = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {"short": short, "percent": "{:.1%}".format, "int": "{:,}".format, "three": "{:.3f}".format}
+    style = Markup((_HERE / "report.css").read_text("utf-8"))
+    write_atomic(run / "report.html", env.get_template("loop.html.j2").render(**context, style=style))
+    return run / "report.html"
+
+
+def _counts(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What a round kept, and which share of the texts that it judged it refused: the paper's noise ratio."""
+    counts = one["accounting"]
+    texts = {source: counts["texts"][source] for source in SOURCES if source in counts["texts"]}
+    sources = [{"source": source, **_judged(of)} for source, of in texts.items() if of["candidates"]]
+    return {"round": one["round"], "rows": counts["rows"]["in"], "sources": sources}
+
+
+def _judged(texts: Mapping[str, Any]) -> dict[str, Any]:
+    refused = sum(n for reason, n in texts["rejected"].items() if reason in JUDGED)
+    judged = refused + texts["kept"]
+    return {"texts": texts["candidates"], "kept": texts["kept"], "noise": refused / judged if judged else 0.0}
+
+
+def _metrics(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for key, title in METRICS:
+        if all(key in one for one in rounds):
+            cells = [{"value": one[key], "ci": one.get(f"{key}_ci")} for one in rounds]
+            rows.append({"title": title, "cells": cells})
+    return rows
+
+
+def _stages(run: Path, rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each training, the losses' charts."""
+    stages = []
+    for stage in (stage for stage in STAGES if stage in rounds[0]["folders"]):
+        logs = [_log(run / f"round-{one['round']}" / one["folders"][stage] / "log.jsonl") for one in rounds]
+        charts = [chart(term, logs) for term in TERMS if any(term in line for log in logs for line in log)]
+        stages.append({"stage": stage.replace("_", " "), "charts": charts})
+    return stages
+
+
+def _log(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def chart(term: str, logs: Sequence[Iterable[Mapping[str, float]]]) -> dict[str, Any]:
+    """A loss over the steps, one line a round, on common axes: SVG paths in WIDTH x HEIGHT."""
+    curves = [[(line["step"], line[term]) for line in log if term in line] for log in logs]
+    points = [point for curve in curves for point in curve]
+    last = max(step for step, _ in points)
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    span = (high - low) or 1.0
+
+    def place(step: float, value: float) -> str:
+        return f"{WIDTH * step / last:.1f} {HEIGHT * (high - value) / span:.1f}"
+
+    paths = ["M" + "L".join(place(*point) for point in curve) if curve else "" for curve in curves]
+    ends = [curve[-1][1] if curve else None for curve in curves]
+    return {"term": term.upper(), "paths": paths, "ends": ends, "low": low, "high": high, "steps": int(last)}
+
+
+def _cards(jobs: Sequence[RunLayout]) -> list[dict[str, Any]]:
+    """The same images, by uid, and what each round said of them."""
+    with connect(jobs[0]) as connection:
+        uids = [row[0] for row in ask(connection, _CHOICE, {"n": CARDS}).rows]
+        own = {row["uid"]: row for row in ask(connection, _OWN, {"uids": uids}).records()}
+    said = []
+    for layout in jobs:
+        with connect(layout) as connection:
+            said.append({row["uid"]: row for row in ask(connection, _CAPTIONS, {"uids": uids}).records()})
+    pictures = thumbnails(jobs[0], uids)
+    return [
+        {"uid": uid, "picture": pictures.get(uid), "own": own.get(uid), "captions": [one.get(uid) for one in said]}
+        for uid in uids
+    ]

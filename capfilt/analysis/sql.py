@@ -1,0 +1,151 @@
+"""SQL over a run: DuckDB views on its Parquet shards, one a kind of row, every one with a `uid` to join on.
+
+pairs, captions, scores, duplicates, candidates, dataset; a stage that has not written yet has no view. Nothing is
+copied: DuckDB reads the columns that a query names. Once the views stand, the connection reads their files and nothing
+else (no other path, no network, no extension) and its settings are locked; `query` takes SELECTs alone, because
+DuckDB would let a COPY write over a file that it may read.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+from rich.table import Table
+from rich.text import Text
+
+from capfilt.errors import DataError, InputError
+from capfilt.store.layout import RunLayout
+
+_STAGES = {"pairs": "ingest", "captions": "caption", "scores": "score", "candidates": "select"}
+_NEAR = "SELECT *, NULL::VARCHAR AS contaminates FROM"
+_JOINERS = "\u200c\u200d"
+"""Parts of words in some scripts, and of emoji."""
+WIDTH = 60
+"""Characters of a cell that `render` shows."""
+
+
+class Answer(NamedTuple):
+    """What a query gave: column names, and rows of Python values (bytes, lists and dictionaries among them)."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows as dictionaries."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with a view for every kind of row that the run has.
+
+    `duplicates` are dedup's marks, or near's where there is no dedup (`contaminates` is null then).
+    `scores.image_embedding` comes as FLOAT[]: DuckDB reads half floats so.
+    Raises DataError for a shard whose footer is damaged.
+    """
+    connection = duckdb.connect()
+    found = {view: files for view, files in _files(layout).items() if files}
+    try:
+        for view, files in found.items():
+            select = _NEAR if view == "duplicates" and not layout.has("dedup") else "SELECT * FROM"
+            connection.execute(f"CREATE VIEW {view} AS {select} read_parquet({_array(files)})")
+    except duckdb.Error as error:
+        connection.close()
+        raise DataError(
+            f"{layout.run}: a shard cannot be read ({error}); `capfilt verify` says which are damaged"
+        ) from error
+    allowed = _array([file for files in found.values() for file in files])
+    connection.execute(f"SET allowed_paths = {allowed}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """View -> its columns, both in order."""
+    asked = "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal "
+    return dict(connection.execute(asked + "GROUP BY 1 ORDER BY min(table_oid)").fetchall())
+
+
+def ask(connection: duckdb.DuckDBPyConnection, text: str, values: Mapping[str, Any] | None = None) -> Answer:
+    """One SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE) over the views; `values` fill its `$name`s.
+
+    Raises InputError with DuckDB's words and the views and columns that there are, for any other statement too.
+    """
+    try:
+        statements = connection.extract_statements(text)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise InputError(f"{text.strip()!r}: give one SELECT; a run is read here, never written")
+        connection.execute(statements[0], values)
+        return Answer([column[0] for column in connection.description or []], connection.fetchall())
+    except duckdb.Error as error:
+        raise InputError(f"{str(error).strip()}\n\nThis run has:\n{_told(views(connection))}") from error
+
+
+def query(layout: RunLayout, text: str, values: Mapping[str, Any] | None = None) -> Answer:
+    """`ask` on a connection of its own."""
+    with connect(layout) as connection:
+        return ask(connection, text, values)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it; bytes as `<1234 bytes>`."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def visible(text: str) -> str:
+    """A stranger's text for display: white space as spaces, control and direction characters as U+FFFD."""
+    return "".join(" " if c.isspace() else "\ufffd" if _unseen(c) else c for c in text)
+
+
+def cell(value: Any, width: int = WIDTH) -> Text:
+    """A value for the terminal: `width` characters at most, no markup, no control or direction characters."""
+    value = plain(value)
+    text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = visible(text[: width + 1])
+    return Text(text if len(text) <= width else text[: width - 1] + "…")
+
+
+def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
+    """A table of cells; columns that hold numbers alone are set to the right."""
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        values = [row[i] for row in rows if row[i] is not None]
+        right = bool(values) and all(isinstance(value, int | float) for value in values)
+        table.add_column(cell(name), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    return table
+
+
+def _files(layout: RunLayout) -> dict[str, list[Path]]:
+    found = {view: _shards(layout, stage) for view, stage in _STAGES.items()}
+    found["duplicates"] = _shards(layout, "dedup" if layout.has("dedup") else "near")
+    found["dataset"] = sorted((layout.run / "dataset" / "data").resolve().glob("*.parquet"))
+    return found
+
+
+def _shards(layout: RunLayout, stage: str) -> list[Path]:
+    if not layout.has(stage):
+        return []
+    shards = (layout.shard(stage, index).resolve() for index in range(len(layout.shards)))
+    return [shard for shard in shards if shard.is_file()]
+
+
+def _array(files: Sequence[Path]) -> str:
+    return "[" + ", ".join("'" + str(file).replace("'", "''") + "'" for file in files) + "]"
+
+
+def _told(found: Mapping[str, Sequence[str]]) -> str:
+    return "\n".join(f"  {view}: {', '.join(columns)}" for view, columns in found.items()) or "  nothing yet"
+
+
+def _unseen(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") and character not in _JOINERS

@@ -1,0 +1,65 @@
+"""`capfilt verify`: is a run's folder whole? Hashes of its files, uids of its sidecars, the sum of all rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from capfilt.errors import CapfiltError
+from capfilt.selection.accounting import account
+from capfilt.store.layout import RunLayout
+from capfilt.store.run_folder import open_run, read_json
+from capfilt.store.shards import file_sha256, manifest, table
+
+
+def verify(run: str | Path) -> list[str]:
+    """What is wrong, one line each with the file and what to do; empty for a run that is whole. Of a loop, every round.
+
+    Raises DataError where there is no run at all.
+    """
+    loop = read_json(Path(run) / "loop.json")
+    if loop is not None:
+        return [line for one in loop["rounds"] for line in verify(Path(run) / f"round-{one['round']}")]
+    layout = open_run(run).layout
+    found = [line for stage in layout.folders if stage != "emit" for line in _stage(layout, stage)]
+    found += _dataset(layout)
+    if not found:
+        try:
+            account(layout)
+        except CapfiltError as error:
+            found.append(str(error))
+    return found
+
+
+def _stage(layout: RunLayout, stage: str) -> Iterator[str]:
+    for index in range(len(layout.shards)):
+        path = layout.shard(stage, index)
+        try:
+            facts = manifest(path)
+            if not path.is_file():
+                yield f"{path}: missing; `capfilt run` makes it again"
+            elif file_sha256(path) != facts["sha256"]:
+                yield f"{path}: its bytes are not those that were written; delete it, and `capfilt run` makes it again"
+            elif stage not in ("ingest", "select") and _uids(path) != _uids(layout.shard("ingest", index)):
+                yield f"{path}: its uids are not those of {layout.shard('ingest', index).name} in the same order"
+        except CapfiltError as error:
+            yield str(error)
+
+
+def _uids(path: Path) -> list[str]:
+    found: list[str] = table(path, ["uid"])["uid"].to_pylist()
+    return found
+
+
+def _dataset(layout: RunLayout) -> Iterator[str]:
+    marked = read_json(layout.run / "dataset.json")
+    if marked is None:
+        yield f"{layout.run / 'dataset'}: not finished; `capfilt run` makes it"
+        return
+    root = layout.folder("emit")
+    there = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    for name, sha256 in marked["files"].items():
+        if name not in there:
+            yield f"{root / name}: missing; `capfilt select {layout.run}` writes the dataset again"
+        elif file_sha256(root / name) != sha256:
+            yield f"{root / name}: changed since it was written; `capfilt select {layout.run}` writes the dataset again"
+    for name in sorted(there - set(marked["files"])):
+        yield f"{root / name}: not written by capfilt; the next `emit` removes it"

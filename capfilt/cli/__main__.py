@@ -1,0 +1,8 @@
+"""`python -m capfilt.cli`."""
+
+import sys
+
+from capfilt.cli.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())

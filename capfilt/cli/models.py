@@ -1,0 +1,131 @@
+"""capfilt train, capfilt eval."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from capfilt.cli.parsing import command, positive
+from capfilt.errors import ConfigError
+from capfilt.version import __version__
+
+_TRAIN = """
+Train a model by a recipe; the same command goes on with a run that was killed, from its last checkpoint.
+
+RECIPE is a YAML file, or the name of one that ships (tiny/pretrain, tiny/captioner, tiny/filter). Paths in it are
+relative to the file, but for `out`, which is relative to the current directory, as are paths given by --set.
+"""
+_TRAIN_AFTER = """
+examples:
+  capfilt train my/filter.yaml
+  capfilt train tiny/captioner --set data.sources.0.path=my.parquet --set out=runs/mine --set optim.epochs=2
+
+out/ then holds: last/ and best/ (models), checkpoints/, log.jsonl, events/ (TensorBoard), recipe.json
+exit code: 0 done, 2 something to mend in recipe, data or checkpoint, 3 training stopped (a loss is not finite)
+"""
+_EVAL = """
+Measure a model on held-out pairs.
+
+A matcher (filter): retrieval both ways by ITC and re-ranked by ITM, matched against mismatched texts, calibration.
+A captioner: CIDEr and BLEU-4 beside two baselines, a constant caption and the nearest training image's.
+"""
+_EVAL_AFTER = """
+examples:
+  capfilt eval tiny/filter --pairs val.parquet --text human_text --json eval.json
+  capfilt eval tiny/captioner --pairs val.parquet --text human_text --train train.parquet --json caps.json
+
+values in the JSON are fractions; <key>_ci is the 95 % interval [low, high]
+"""
+
+
+def _train(args: argparse.Namespace) -> None:
+    from capfilt.training.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.set)
+    if recipe.run.ranks > 1 or args.ray:
+        from capfilt.training.distributed import train_on_ray
+
+        folder = train_on_ray(recipe)
+    else:
+        from capfilt.training.loop import train
+
+        folder = train(recipe)
+    log = Path(recipe.out) / "log.jsonl"
+    print(f"model   {folder}\nlog     {log}\nnext    capfilt eval {folder} --pairs HELD_OUT.parquet")
+
+
+def _eval(args: argparse.Namespace) -> None:
+    import torch
+
+    from capfilt.evaluation import render
+    from capfilt.models.blip.adapter import Blip
+    from capfilt.models.device import pick_device
+
+    if args.json and not Path(args.json).parent.is_dir():
+        raise ConfigError(f"--json {args.json}: no folder {Path(args.json).parent}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    blip = Blip.load(args.model, revision=args.revision, device=str(pick_device(args.device)))
+    role = args.role or ("matcher" if "matcher" in blip.roles else "captioner")
+    blip.require(role)
+    result = _measure_matcher(blip, args) if role == "matcher" else _measure_captioner(blip, args)
+    facts = {
+        "model": str(args.model),
+        "pairs": str(args.pairs),
+        "text": args.text,
+        "role": role,
+        "capfilt": __version__,
+    }
+    if args.json:
+        Path(args.json).write_text(json.dumps({**facts, **result}, indent=2) + "\n", encoding="utf-8")
+    Console().print(render(result))
+
+
+def _measure_matcher(blip: Any, args: argparse.Namespace) -> dict[str, Any]:
+    from capfilt.evaluation import evaluate_matcher, load_pairs
+
+    pairs = load_pairs(args.pairs, args.text, image_id=args.image_id)
+    return evaluate_matcher(blip, pairs, rerank_k=args.rerank, seed=args.seed, batch_size=args.batch_size)
+
+
+def _measure_captioner(blip: Any, args: argparse.Namespace) -> dict[str, Any]:
+    from capfilt.config.decoding import Decoding
+    from capfilt.evaluation import evaluate_captioner, load_pairs
+
+    if args.train is None:
+        raise ConfigError("captions are shown beside two baselines from training pairs: give --train TRAIN.parquet")
+    length = args.max_length or min(30, blip.config.text.max_positions)
+    blip.decoding = Decoding.measured(length, args.prompt)
+    pairs, train = (load_pairs(path, args.text, image_id=args.image_id) for path in (args.pairs, args.train))
+    return evaluate_captioner(blip, pairs, train, seed=args.seed, batch_size=args.batch_size)
+
+
+def add(commands: Any) -> None:
+    """Put them on the command line."""
+    train = command(commands, "train", _train, _TRAIN, _TRAIN_AFTER)
+    train.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="change a key: optim.lr=1e-4, data.sources.0.path=x"
+    )
+    train.add_argument("--ray", action="store_true", help="run on Ray also with one rank (run.ranks > 1 always does)")
+
+    evaluate = command(commands, "eval", _eval, _EVAL, _EVAL_AFTER)
+    evaluate.add_argument("model", metavar="MODEL", help="folder, shipped name such as tiny/filter, or hub id")
+    evaluate.add_argument("--pairs", required=True, help="Parquet with an image column and a text column")
+    evaluate.add_argument("--text", default="text", help="text column (default: text)")
+    evaluate.add_argument("--image-id", help="column; equal values are one image (default: equal bytes are)")
+    evaluate.add_argument("--role", choices=["matcher", "captioner"], help="default: matcher if the model can")
+    evaluate.add_argument("--train", help="captioner: Parquet of training pairs for the baselines")
+    evaluate.add_argument("--rerank", type=positive, default=32, help="ITM re-ranks the top K of ITC (default: 32)")
+    evaluate.add_argument("--max-length", type=positive, help="captioner: most tokens, prompt counted (default: 30)")
+    evaluate.add_argument(
+        "--prompt", default="a picture of ", help="captioner: as in its training (default: 'a picture of ')"
+    )
+    evaluate.add_argument("--json", help="write every value to this file")
+    evaluate.add_argument("--revision", help="hub commit")
+    evaluate.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
+    evaluate.add_argument("--threads", type=positive, help="torch threads")
+    evaluate.add_argument("--batch-size", type=positive, default=64, help="images at a time (default: 64)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of mismatched texts and intervals (default: 0)")

@@ -1,0 +1,51 @@
+"""What `capfilt run`, `select` and `retry` end with: where every row went, paths, and what to do next."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def ended(result: Any) -> None:
+    """Funnel, paths, what to do next."""
+    from capfilt.selection.accounting import funnel
+
+    console, run = Console(), result.layout.run
+    console.print(funnel(result.accounting))
+    if result.truth:
+        console.print(result.truth["sentence"])
+    _calibrated(result)
+    shown = _near(run)
+    print(f"dataset  {shown / 'dataset'}\nreport   {shown / 'report.html'}\ntook     {result.seconds:.1f} s")
+    print(f"next     capfilt inspect {shown}\n         capfilt select {shown} --set select.itm_threshold=0.7")
+    print(f"         python -c \"from datasets import load_dataset; print(load_dataset('{shown / 'dataset'}'))\"")
+
+
+def _calibrated(result: Any) -> None:
+    from capfilt.selection.calibration import calibrate
+
+    found = calibrate(result.layout)
+    if found is not None:
+        print(found.sentence)
+
+
+def _near(path: Path) -> Path:
+    """As the user would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def looped(rounds: list[Any]) -> None:
+    """The last round's funnel, the rounds beside each other, paths, what to do next."""
+    from capfilt.rounds.summary import table
+    from capfilt.selection.accounting import funnel
+
+    console, last = Console(), rounds[-1]
+    console.print(funnel(last.result.accounting))
+    console.print(table(rounds))
+    _calibrated(last.result)
+    run = _near(last.result.layout.run.parent)
+    models = run / last.result.layout.run.name / "models"
+    print(f"dataset  {_near(last.result.dataset)}\nmodels   {models}\nreport   {run / 'report.html'}")
+    print(f"next     capfilt inspect {_near(last.result.layout.run)}")
+    use = f"--set caption.model={models / 'captioner'} --set score.model={models / 'filter'}"
+    print(f"         capfilt run my.yaml {use}")

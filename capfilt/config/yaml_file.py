@@ -1,0 +1,159 @@
+"""What every YAML file of capfilt shares: where it is found, `--set a.b=c`, relative paths, and errors to act on."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from capfilt.errors import ConfigError
+
+ROOTS = (Path(__file__).parents[1] / "_shipped", Path(__file__).parents[2])
+"""Where shipped files lie: inside an installed wheel, or beside the package in a checkout."""
+SHIPPED = tuple(root / "pipelines" for root in ROOTS)
+"""Shipped pipelines and recipes."""
+
+
+class ConfigModel(BaseModel):
+    """A mapping of a YAML file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def find_yaml(name: str | Path, keys: tuple[str, ...], what: str) -> Path:
+    """The file itself, or the shipped one of that name which has one of `keys` at its top (`recipe`, `sources`).
+
+    Raises:
+        ConfigError: neither; with a guess at what was meant.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {
+        p.relative_to(root).with_suffix("").as_posix(): p
+        for root in SHIPPED
+        for p in root.rglob("*.yaml")
+        if any(f"\n{key}:" in "\n" + p.read_text(encoding="utf-8") for key in keys)
+    }
+    if str(name) in known:
+        return known[str(name)]
+    beside = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(str(name), [*known, *beside], 1)
+    meant = f"; did you mean {close[0]}?" if close else "."
+    raise ConfigError(f"{name}: no such file or shipped {what}{meant} Shipped: {', '.join(sorted(known)) or 'none'}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The file's mapping. Raises ConfigError: not readable, no YAML, no mapping."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def anchor(raw: dict[str, Any], base: Path, files: Sequence[str], names: Sequence[str] = ()) -> None:
+    """Make relative paths absolute, in place; at `names` a name (tiny/filter, a hub id) stays unless it is a file.
+
+    A key is written `a.*.b`, `*` for every entry of a list. URLs (`scheme://`) stay.
+    """
+    for keys in (*files, *names):
+        *parents, last = keys.split(".")
+        for holder in _below(raw, parents):
+            value = holder.get(last)
+            if not isinstance(value, str) or not value or "://" in value:
+                continue
+            path = base / Path(value).expanduser()
+            if keys not in names or value.startswith((".", "/", "~")) or path.exists():
+                holder[last] = str(path.resolve())
+
+
+def _below(here: Any, keys: list[str]) -> list[dict[str, Any]]:
+    """The mappings at `keys`, `*` for every entry of a list; none where the document has another form."""
+    if not keys:
+        return [here] if isinstance(here, dict) else []
+    if keys[0] == "*":
+        return [found for item in here for found in _below(item, keys[1:])] if isinstance(here, list) else []
+    return _below(here.get(keys[0]), keys[1:]) if isinstance(here, dict) else []
+
+
+def override(raw: Any, setting: str) -> None:
+    """Apply one `a.b.0.c=value` to a parsed YAML document, in place; the value is parsed as YAML.
+
+    Raises:
+        ConfigError: no `=`, a value that is no YAML, or a step into something that is neither mapping nor list.
+    """
+    path, sign, text = setting.partition("=")
+    *parents, last = path.split(".")
+    if not sign or not last or not all(parents):
+        raise ConfigError(f"--set {setting}: write it as key.key=value")
+    here = raw
+    for key in parents:
+        here = _step(here, key, setting)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not YAML ({str(error).splitlines()[0]})") from error
+    if isinstance(here, list):
+        here[_position(here, last, setting)] = value
+    elif isinstance(here, dict):
+        here[last] = value
+    else:
+        raise ConfigError(f"--set {setting}: {'.'.join(parents)} is a {type(here).__name__}, not a mapping or list")
+
+
+def _step(here: Any, key: str, setting: str) -> Any:
+    if isinstance(here, list):
+        return here[_position(here, key, setting)]
+    if isinstance(here, dict):
+        if here.get(key) is None:
+            here[key] = {}
+        return here[key]
+    raise ConfigError(f"--set {setting}: {key!r} is below a {type(here).__name__}, not a mapping or list")
+
+
+def _position(items: list[Any], key: str, setting: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"--set {setting}: {key!r} is no place in a list of {len(items)}")
+    return int(key)
+
+
+def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """One line a mistake: file, key, what was found, what is allowed; 'did you mean' for unknown keys."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            allowed = sorted(_fields(model, item["loc"][:-1]))
+            near = difflib.get_close_matches(str(item["loc"][-1]), allowed, 1)
+            message = "no such key" + (f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(allowed)}")
+        elif item["type"] == "missing":
+            message = "is missing"
+        elif item["type"].endswith("_type") and isinstance(item["input"], dict | list):
+            message += f" (found a {'mapping' if isinstance(item['input'], dict) else 'list'})"
+        else:
+            message = f"{message} (found {item['input']!r})" if not isinstance(item["input"], dict | list) else message
+        lines.append(f"{where}: {key + ': ' if key else ''}{message}")
+    return "\n".join(lines)
+
+
+def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:
+    """Field names of the nested model at `loc`."""
+    here: Any = model
+    for part in loc:
+        if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel):
+            here = here.model_fields[part].annotation if part in here.model_fields else None
+        here = _model_in(here)
+    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+
+
+def _model_in(annotation: Any) -> Any:
+    if isinstance(annotation, type):
+        return annotation
+    found = [_model_in(arg) for arg in get_args(annotation)]
+    return next((a for a in found if isinstance(a, type) and issubclass(a, BaseModel)), None)

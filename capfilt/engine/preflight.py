@@ -1,0 +1,75 @@
+"""What this machine lacks for a pipeline, found before anything starts: network, hub, GPU, packages.
+
+Nothing is downloaded: names are looked up, files and caches are looked for.
+"""
+
+import importlib.util
+import os
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from capfilt.config.pipeline import ModelSettings, Pipeline
+from capfilt.config.source import Source, source_name
+from capfilt.models.hub import endpoint, is_here
+from capfilt.sources.url_list.files import EXTRAS, PACKAGES
+
+PUBLIC = "example.com"
+"""A name that the whole internet knows."""
+
+
+def lacking(pipeline: Pipeline) -> list[str]:
+    """One line a thing that is missing, with what to do; empty where all is there."""
+    lines = [line for source in pipeline.sources if source.type == "urls" for line in _source(source)]
+    for key, use in (("caption", pipeline.caption), ("score", pipeline.score)):
+        lines += [] if use is None else [*_model(key, use)]
+    return [*lines, *_gpus(pipeline)]
+
+
+def _source(source: Source) -> Iterator[str]:
+    name = f"sources.{source_name(source)}"
+    if importlib.util.find_spec("img2dataset") is None:
+        yield f"img2dataset: {name} downloads with it; pip install 'capfilt[urls]' -c constraints.txt"
+    scheme, host = urlsplit(source.path).scheme, urlsplit(source.path).hostname
+    package = PACKAGES.get(scheme)
+    if package and importlib.util.find_spec(package) is None:
+        yield f"{package}: {name}.path is a {scheme}:// address; pip install 'capfilt[{EXTRAS[package]}]'"
+    host = endpoint() if scheme == "hf" else host if scheme in ("http", "https") else None
+    if host is None and not source.download.allow_hosts and not resolves(PUBLIC):
+        yield f"network: {name} asks public hosts, and {PUBLIC} has no address here"
+    if host and not resolves(host):
+        yield f"network: {host} of {name}.path has no address here; bring the list: --set sources.0.path=FILE"
+
+
+def _model(key: str, use: ModelSettings) -> Iterator[str]:
+    if not is_here(use.model, use.revision) and not resolves(endpoint()):
+        yield (
+            f"hub: {key}.model {use.model} is not in the cache and {endpoint()} has no address here; bring the folder: "
+            f"--set {key}.model=FOLDER"
+        )
+
+
+def _gpus(pipeline: Pipeline) -> Iterator[str]:
+    """A cluster's GPUs are its own affair."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    import torch
+
+    count = torch.cuda.device_count()
+    for stage, need in pipeline.resources.items():
+        if need.num_gpus > count:
+            yield (
+                f"GPU: resources.{stage} asks for {need.num_gpus:g}, this machine has {count}; set RAY_ADDRESS to a "
+                f"cluster with GPUs, or --set resources={{}} to run on CPU"
+            )
+    for key, use in (("caption", pipeline.caption), ("score", pipeline.score)):
+        if use is not None and use.device == "cuda" and not count:
+            yield f"GPU: {key}.device is cuda; --set {key}.device=cpu runs it on the CPU, slowly"
+
+
+def resolves(host: str) -> bool:
+    """Whether a name has an address, as this machine sees it."""
+    try:
+        return bool(socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM))
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""From rows to a model: batches, decoding threads, transfer to the device."""

@@ -1,0 +1,1 @@
+"""Strangers' bytes and words: images, texts, block lists."""

@@ -1,0 +1,39 @@
+"""Which processor to compute on."""
+
+import torch
+
+from capfilt.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+def pick_device(name: str | None) -> torch.device:
+    """`cpu`, `cuda`, `cuda:1`; None or "auto" is cuda if there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(str(name))
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r}: take cpu, cuda or cuda:0") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r}: take cpu, cuda or cuda:0")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs here; take cpu"
+        )
+    return device
+
+
+def has_bf16(device: torch.device = CPU) -> bool:
+    """Whether products in bf16 are the processor's own: any CUDA device; a CPU with avx512_bf16 or amx."""
+    there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type != "cpu" or bool(there)
+
+
+def bf16_autocast(device: torch.device = CPU, wanted: bool = True) -> torch.autocast:
+    """bf16 where it is wanted and the device has such products; emulated they take ten times as long as float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and has_bf16(device))

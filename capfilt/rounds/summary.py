@@ -1,0 +1,60 @@
+"""A loop in words: what `capfilt plan` says of it, and the table at its end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from capfilt.analysis.report.rounds import METRICS
+from capfilt.config.pipeline import Pipeline
+from capfilt.engine import plan_view
+from capfilt.engine.plan import make_plan, out_of
+from capfilt.rounds.loop import Round, of_round, round_folder
+from capfilt.rounds.trainings import STAGES, check
+from capfilt.store.run_folder import read_json
+
+
+def describe(pipeline: Pipeline, out: str | Path | None) -> dict[str, Any]:
+    """JSON-able: `pairs`, the plan of the first round's run, and `rounds`, the state of each round's trainings.
+
+    Raises as `make_plan`, and ConfigError for a recipe that is wrong.
+    """
+    check(pipeline)
+    run = out_of(pipeline, out).resolve()
+    first = plan_view.describe(make_plan(of_round(pipeline, 1, {}), round_folder(run, 1)))
+    rounds = [_round(round_folder(run, number), number) for number in range(1, pipeline.rounds + 1)]
+    return {"run": str(run), "pairs": first, "rounds": rounds}
+
+
+def _round(folder: Path, number: int) -> dict[str, Any]:
+    """What is there; whether it still fits is found out when the round before is finished."""
+    run = (read_json(folder / "run.json") or {}).get("state", "to do")
+    trained = {stage: "there" if any(folder.glob(f"{stage}-*/done.json")) else "to do" for stage in STAGES}
+    return {"round": number, "run": run, **trained}
+
+
+def trainings_table(found: dict[str, Any]) -> Table:
+    """For the terminal."""
+    names = [name for name in found["rounds"][0] if name != "round"]
+    shown = Table("round", *(name.replace("_", " ") for name in names), title="rounds", title_justify="left")
+    for one in found["rounds"]:
+        shown.add_row(str(one["round"]), *(one[name] for name in names))
+    return shown
+
+
+def table(rounds: Sequence[Round]) -> Table:
+    """Texts kept by source, then metrics with their intervals, a column a round."""
+    shown = Table("", *(f"round {one.number}" for one in rounds))
+    for source in ("web", "synthetic"):
+        counts = [one.result.accounting.texts[source] for one in rounds]
+        shown.add_row(f"{source} texts kept", *(f"{count.kept:,} of {count.candidates:,}" for count in counts))
+    for key, title in METRICS:
+        if all(key in one.metrics for one in rounds):
+            shown.add_row(title, *(_value(one.metrics, key) for one in rounds))
+    return shown
+
+
+def _value(metrics: dict[str, Any], key: str) -> str:
+    interval = metrics.get(f"{key}_ci")
+    return f"{metrics[key]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

@@ -1,0 +1,1 @@
+"""Which texts are kept, and why: policies, calibration, accounting, provenance."""

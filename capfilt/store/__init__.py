@@ -1,0 +1,1 @@
+"""What lies on disk: schema, shards, Parquet, run folder, sidecars, fingerprints."""

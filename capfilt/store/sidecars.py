@@ -1,0 +1,128 @@
+"""What is known of a shard's rows when texts are chosen: sidecars as flat arrays, nulls where a stage is left out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from capfilt.errors import DataError
+from capfilt.store.arrays import Bools, Floats, Reasons, equal
+from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, score_columns
+from capfilt.store.shards import table
+
+KILLED = "killed its worker"
+"""The error of a row that was left out because its worker died on it each time."""
+
+_SCHEMAS = {"near": NEAR, "caption": CAPTIONS, "score": score_columns(1), "dedup": DEDUP}
+
+
+def sidecar(layout: RunLayout, stage: str, shard: int, columns: Sequence[str], uids: pa.ChunkedArray) -> pa.Table:
+    """Columns of a stage's shard, beside the pairs rows of these uids. Raises DataError if it has other rows."""
+    if not layout.has(stage):
+        types = {column.name: column.type for column in _SCHEMAS[stage]}
+        return pa.table({name: pa.nulls(len(uids), types[name]) for name in columns})
+    path = layout.shard(stage, shard)
+    found = table(path, ["uid", *columns])
+    if not found["uid"].equals(uids):
+        raise DataError(f"{path}: its uids are not those of {layout.shard('ingest', shard)}; remove it and run again")
+    return found.select(list(columns))
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The m captions of a shard, laid flat."""
+
+    row: NDArray[np.int64]
+    """Position of the pairs row, (m,), rising."""
+    place: NDArray[np.int64]
+    """Place in the row's list, (m,)."""
+    sample: NDArray[np.int64]
+    text: pa.Array
+    logprob: pa.Array
+
+    @classmethod
+    def of(cls, lists: pa.ChunkedArray) -> "Captions":
+        """From caption's column `captions`."""
+        sizes, flat = _sizes(lists), _flat(lists)
+        row = np.repeat(np.arange(len(sizes)), sizes)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        sample = pc.struct_field(flat, "sample").to_numpy(zero_copy_only=False).astype(np.int64)
+        return cls(row, place, sample, pc.struct_field(flat, "text"), pc.struct_field(flat, "logprob"))
+
+
+def caption_scores(lists: pa.ChunkedArray, captions: Captions, where: object) -> Floats:
+    """score's list column as one score a caption, (m,) float32, NaN where null.
+
+    Raises DataError, naming `where`, if a row has another number of scores than of captions.
+    """
+    sizes, flat = _sizes(lists), floats(_flat(lists))
+    scored = sizes[captions.row] > 0
+    expected = np.bincount(captions.row[scored], minlength=len(sizes))
+    if not np.array_equal(sizes, expected):
+        row = int(np.flatnonzero(sizes != expected)[0])
+        raise DataError(f"{where}: row {row} has {sizes[row]} caption scores; remove the file and run again")
+    out = np.full(len(scored), np.nan, dtype=np.float32)
+    out[scored] = flat[((np.cumsum(sizes) - sizes)[captions.row] + captions.place)[scored]]
+    return out
+
+
+def refused_rows(layout: RunLayout, shard: int, rows: pa.Table) -> Reasons:
+    """Why a row's texts need no look at a score, (n,), None where they do; `rows`: uid, role, status, reason."""
+    marks = "dedup" if layout.has("dedup") else "near"
+    kind = objects(sidecar(layout, marks, shard, ["duplicate_kind"], rows["uid"])["duplicate_kind"])
+    kind[equal(objects(rows["role"]), "human") & ~equal(kind, "key")] = None
+    contaminates = objects(sidecar(layout, "dedup", shard, ["contaminates"], rows["uid"])["contaminates"])
+    out = np.full(rows.num_rows, None, dtype=object)
+    out[~equal(contaminates, None)] = "contaminated"
+    _name(out, "duplicate", kind, ~equal(kind, None))
+    out[_killed(layout, shard, rows["uid"])] = "quarantined:killed_worker"
+    status, reason = objects(rows["status"]), objects(rows["reason"])
+    for word in ("rejected", "quarantined"):
+        _name(out, word, reason, equal(status, word))
+    return out
+
+
+def failed(layout: RunLayout, stage: str, shard: int, uids: pa.ChunkedArray) -> Bools:
+    """Rows that a stage failed on, (n,)."""
+    return equal(objects(sidecar(layout, stage, shard, ["status"], uids)["status"]), "failed")
+
+
+def _killed(layout: RunLayout, shard: int, uids: pa.ChunkedArray) -> Bools:
+    """Rows that killed the worker of every model stage that was asked about them."""
+    asked, killed = np.zeros(len(uids), dtype=int), np.zeros(len(uids), dtype=int)
+    for stage in ("caption", "score"):
+        found = sidecar(layout, stage, shard, ["status", "error"], uids)
+        status, error = objects(found["status"]), objects(found["error"])
+        asked += equal(status, "ok") | equal(status, "failed")
+        killed += equal(status, "failed") & equal(error, KILLED)
+    every: Bools = (killed > 0) & (killed == asked)
+    return every
+
+
+def _name(out: Reasons, word: str, detail: NDArray[np.object_], where: Bools) -> None:
+    """Write `word:detail`."""
+    for i in np.flatnonzero(where):
+        out[i] = f"{word}:{detail[i]}"
+
+
+def objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """Strings and None, (n,), writable."""
+    return np.array(column.to_pylist(), dtype=object)
+
+
+def floats(column: pa.Array) -> Floats:
+    """float32, NaN where null."""
+    return np.array(column.to_numpy(zero_copy_only=False), dtype=np.float32)
+
+
+def _sizes(lists: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Elements of each list, 0 for null."""
+    return np.array(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), dtype=np.int64)
+
+
+def _flat(lists: pa.ChunkedArray) -> pa.Array:
+    return pc.list_flatten(lists).combine_chunks()

@@ -1,0 +1,87 @@
+"""What a step of `distill.py` looks at: stored views and their targets, drawn, flipped, cut up, jittered."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD
+from capfilt.training.warmstart.teacher_targets import GRID
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""pixels (B, 3, S, S) f32 in [0, 1]; pooled (B, 1280), maps (B, 64, C), inner (B, 64, 272) f32."""
+
+
+class Views:
+    """Memory-mapped folders of `views.py`, drawn from with stated weights."""
+
+    def __init__(self, folders: list[str], weights: list[float]) -> None:
+        names = ("pixels", "pooled", "maps", "inner")
+        self.parts = [tuple(np.load(Path(f) / f"{n}.npy", mmap_mode="r") for n in names) for f in folders]
+        sizes = np.array([len(part[0]) for part in self.parts], dtype=np.float64) * np.array(weights)
+        self.share = sizes / sizes.sum()
+
+    def batch(self, size: int, rng: np.random.Generator) -> Batch:
+        """`size` random views."""
+        counts = rng.multinomial(size, self.share)
+        rows = [(p, np.sort(rng.integers(len(p[0]), size=n))) for p, n in zip(self.parts, counts, strict=True) if n]
+        arrays = [np.concatenate([p[k][i] for p, i in rows]) for k in range(4)]
+        return as_tensors(arrays)
+
+
+def as_tensors(arrays: list[NDArray[Any]]) -> Batch:
+    """Stored arrays as a batch."""
+    pixels, *targets = (torch.from_numpy(np.array(a)) for a in arrays)
+    pooled, maps, inner = (t.float() for t in targets)
+    return pixels.permute(0, 3, 1, 2).float() / 255, pooled, maps, inner
+
+
+def flipped(batch: Batch) -> Batch:
+    """Half of the views mirrored, cells with them (the sub-cells of block 4 stay: a small error, not learnt)."""
+    pixels, pooled, maps, inner = batch
+    flip = (torch.rand(len(pixels)) < 0.5)[:, None, None, None]
+    cells = [
+        torch.where(flip, x.flip(2), x).flatten(1, 2)
+        for x in (t.reshape(len(t), GRID, GRID, -1) for t in (maps, inner))
+    ]
+    return torch.where(flip, pixels.flip(3), pixels), pooled, cells[0], cells[1]
+
+
+def cut(batch: Batch, rng: np.random.Generator) -> Batch:
+    """CutMix (Yun et al. 2019): a rectangle of cells from the next image, its targets with it, pooled ones by area.
+
+    The teacher's pooled feature is a mean over its cells, so mixing by area is nearly what it would say.
+    """
+    sides = rng.integers(1, GRID, size=2)
+    top, left = (int(rng.integers(0, GRID - n + 1)) for n in sides)
+    cell = torch.zeros(GRID, GRID, dtype=torch.bool)
+    cell[top : top + sides[0], left : left + sides[1]] = True
+    share, flat = cell.float().mean(), cell.flatten()[None, :, None]
+    pixels, pooled, maps, inner = batch
+    fine = cell.repeat_interleave(pixels.shape[-1] // GRID, 0).repeat_interleave(pixels.shape[-1] // GRID, 1)
+    return (
+        torch.where(fine, pixels.roll(1, 0), pixels),
+        pooled.lerp(pooled.roll(1, 0), share),
+        torch.where(flat, maps.roll(1, 0), maps),
+        torch.where(flat, inner.roll(1, 0), inner),
+    )
+
+
+def jittered(pixels: Tensor) -> Tensor:
+    """Brightness, contrast and saturation, each by a factor from 0.6 to 1.4 an image; targets stay."""
+    brightness, contrast, saturation = torch.empty(3, len(pixels), 1, 1, 1).uniform_(0.6, 1.4)
+    pixels = pixels * brightness
+    middle = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = middle + (pixels - middle) * contrast
+    grey = pixels.mean(1, keepdim=True)
+    coloured: Tensor = grey + (pixels - grey) * saturation
+    return coloured.clamp(0, 1)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """(B, 3, S, S) in [0, 1] -> CLIP-normalised."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    return (pixels - mean) / std
