@@ -9,16 +9,14 @@ the worst of them.
 Shape legend: B images, N beams, L tokens, V vocabulary.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from capfilt.models.blip.sampling import apply_rules
-
-if TYPE_CHECKING:
-    from capfilt.models.blip.decoding import CachedDecoder
 from capfilt.config.decoding import Decoding
+from capfilt.models.blip.cached_decoder import CachedDecoder
+from capfilt.models.blip.sampling import apply_rules
 
 NEVER = -1.0e9
 """The score of what is not there; transformers' value, which its comparisons depend on."""
@@ -54,7 +52,7 @@ def worth_leaving(ended: Tensor) -> bool:
 
 
 def beam_search(
-    decoder: "CachedDecoder", logits: Tensor, prompt: Tensor, decoding: "Decoding", sep: int
+    decoder: CachedDecoder, logits: Tensor, prompt: Tensor, decoding: Decoding, sep: int
 ) -> tuple[Tensor, Tensor]:
     """The best caption of each image.
 
@@ -98,7 +96,7 @@ def beam_search(
     return best.sequences[:, 0], best.logprobs[:, 0]
 
 
-def _first(prompt: Tensor, decoding: "Decoding") -> Beams:
+def _first(prompt: Tensor, decoding: Decoding) -> Beams:
     """N copies of the prompt, of which only the first counts, so that the first candidates differ."""
     beams, room = decoding.num_beams, decoding.max_length - prompt.shape[1]
     sequences = torch.nn.functional.pad(prompt, (0, room))[:, None].repeat(1, beams, 1)
@@ -107,7 +105,7 @@ def _first(prompt: Tensor, decoding: "Decoding") -> Beams:
     return Beams(scores, sequences, torch.zeros(sequences.shape, device=prompt.device))
 
 
-def _extend(running: Beams, logits: Tensor, length: int, decoding: "Decoding", sep: int) -> tuple[Beams, Tensor]:
+def _extend(running: Beams, logits: Tensor, length: int, decoding: Decoding, sep: int) -> tuple[Beams, Tensor]:
     """logits (B * N, V) -> the 2N best continuations, and the beam (B, 2N) that each goes on from."""
     images, beams = running.scores.shape
     plain = logits.log_softmax(-1)

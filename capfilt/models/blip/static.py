@@ -9,7 +9,8 @@ Buffers are those of the largest batch so far, and each graph works on the first
 of batch, sizes rounded up (`rounded`). They stay on the device from batch to batch (keys and values of the images,
 BLIP-base at 384 px in bf16: 21 MB an image) until `release_all`.
 
-Nucleus sampling and greedy decoding come here; beam search, whose rows change places, has `decoding.CachedDecoder`.
+Nucleus sampling and greedy decoding come here; beam search, whose rows change places, has
+`cached_decoder.CachedDecoder`.
 Not measured: no GPU was at hand. On a CPU the same code runs without a graph, in tests alone.
 
 Shape legend: B images, R rows, M max_length, S states an image, D width, H heads, K head width, V vocabulary.
