@@ -17,6 +17,7 @@ from capfilt.models.blip.checkpoint import save
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.med import MED
 from capfilt.training.warmstart import distill, joint, teacher_targets, views_loader
+from capfilt.training.warmstart.heads import Heads
 from capfilt.training.warmstart.text import choose_vocab, embeddings
 
 
@@ -125,11 +126,11 @@ def test_heads_agree_on_the_pairs_and_both_towers_learn_their_side(
     assert torch.equal(pairs.texts[:, 0], torch.from_numpy(fake_sentences([pre_caption(text) for text in texts])))
     assert sorted(pairs.rows.tolist()) == [row for row in range(len(texts)) for _ in range(2)]
     torch.manual_seed(0)
-    heads = joint.Heads(hidden=64, drop=0.0)
+    heads = Heads(hidden=64, drop=0.0)
     joint.train(heads, pairs, argparse.Namespace(steps=60, batch=32, web=0.0))
     images, words = heads.images(pairs.features.float()), heads.texts(pairs.texts[pairs.rows, 0])
     assert joint.measure(images, words)["itc_auc"] > 0.6
-    torch.save(joint.Heads().state_dict(), tmp_path / "joint.pt")
+    torch.save(Heads().state_dict(), tmp_path / "joint.pt")
     options = {
         "views": [str(stored)],
         "out": tmp_path / "out",

@@ -31,7 +31,7 @@ from capfilt.models.blip.checkpoint import load
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.vision import VisionTower
 from capfilt.models.device import bf16_autocast
-from capfilt.training.warmstart.joint import EMBED, Heads, load_heads
+from capfilt.training.warmstart.heads import EMBED, Heads, load_heads
 from capfilt.training.warmstart.teacher_targets import GRID, INNER
 from capfilt.training.warmstart.views_loader import Batch, Views, as_tensors, cut, flipped, jittered, normalise
 

@@ -17,50 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from capfilt.media.text import pre_caption
+from capfilt.training.warmstart.heads import Heads
 from capfilt.training.warmstart.teacher_targets import order, rows
 
-EMBED = 256
-"""Common dimensions; the student's `embed_dim`."""
 COLUMNS = ("human_text", "web_text")
-
-
-class Heads(nn.Module):
-    """The two heads over the teachers' features."""
-
-    image_mean: Tensor
-    image_scale: Tensor
-
-    def __init__(self, hidden: int = 768, drop: float = 0.3) -> None:
-        super().__init__()
-        self.image, self.text = head(1280, hidden, drop), head(384, hidden, drop)
-        self.scale = nn.Parameter(torch.tensor(2.65))
-        self.register_buffer("image_mean", torch.zeros(1280))
-        self.register_buffer("image_scale", torch.ones(1280))
-
-    def images(self, pooled: Tensor) -> Tensor:
-        """(B, 1280) EfficientNet-Lite0's pooled features -> (B, 256), L2-normalised."""
-        return F.normalize(self.image((pooled - self.image_mean) / self.image_scale), dim=-1)
-
-    def texts(self, embedded: Tensor) -> Tensor:
-        """(B, 384) MiniLM's embeddings -> (B, 256), L2-normalised."""
-        return F.normalize(self.text(embedded), dim=-1)
-
-
-def head(width: int, hidden: int, drop: float) -> nn.Sequential:
-    """Two layers."""
-    return nn.Sequential(
-        nn.Dropout(drop), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(drop), nn.Linear(hidden, EMBED)
-    )
-
-
-def load_heads(path: str | Path) -> Heads:
-    """What `main` wrote, for inference."""
-    heads = Heads()
-    heads.load_state_dict(torch.load(path, weights_only=True))
-    return heads.eval().requires_grad_(False)
 
 
 class Pairs:

@@ -27,7 +27,7 @@ from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
 from capfilt.models.device import bf16_autocast
 from capfilt.store.parquet import open_parquet
 from capfilt.training.load_towers import take_text
-from capfilt.training.warmstart.joint import EMBED, load_heads
+from capfilt.training.warmstart.heads import EMBED, load_heads
 
 
 def read_texts(sources: list[str], max_words: int) -> list[str]:
