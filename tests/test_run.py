@@ -253,7 +253,7 @@ def test_plan_says_what_would_run_and_why(copy: Path, pipeline_file: Path, capsy
     assert not (copy / "new").exists()
 
 
-@pytest.mark.parametrize("line", [["inspect"], ["sql", "select source, kept, count(*) from candidates group by all"]])
+@pytest.mark.parametrize("line", [["inspect"], ["sql", "select origin, kept, count(*) from candidates group by all"]])
 def test_looking_at_a_run(finished: Path, line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([line[0], str(finished), *line[1:]]) == 0
     assert "web" in capsys.readouterr().out
@@ -276,5 +276,5 @@ def test_datasets_opens_the_result(finished: Path, tmp_path: Path) -> None:
     import datasets
 
     found = datasets.load_dataset(str(finished / "dataset"), split="train", cache_dir=str(tmp_path))
-    assert {"image", "text", "uid", "source", "itm"} <= set(found.column_names)
+    assert {"image", "text", "uid", "origin", "itm"} <= set(found.column_names)
     assert found[0]["image"].mode in ("RGB", "RGBA", "P", "L")

@@ -1,7 +1,7 @@
 """`capfilt compare`: two runs side by side: settings, texts kept, reasons, verdicts on the same texts, metrics.
 
 A loop's folder stands for its last round; RUN/round-K is one of its rounds. Verdicts are compared of texts that both
-runs have: of the same uid and source, and word for word the same.
+runs have: of the same uid and origin, and word for word the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,22 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from capfilt.analysis.sql import check_candidates
 from capfilt.errors import DataError
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import open_run, read_json
+from capfilt.store.schema import ORIGINS
 
 _TEXTS = """
-    SELECT source, count(*), count(*) FILTER (kept) FROM read_parquet($files) WHERE text IS NOT NULL GROUP BY 1"""
+    SELECT origin, count(*), count(*) FILTER (kept) FROM read_parquet($files) WHERE text IS NOT NULL GROUP BY 1"""
 _REASONS = "SELECT reason, count(*) FROM read_parquet($files) WHERE NOT kept GROUP BY 1"
 _AGREEMENT = """
-    SELECT source, count(*) FILTER (a.kept AND b.kept), count(*) FILTER (a.kept AND NOT b.kept),
+    SELECT origin, count(*) FILTER (a.kept AND b.kept), count(*) FILTER (a.kept AND NOT b.kept),
            count(*) FILTER (b.kept AND NOT a.kept), count(*) FILTER (NOT a.kept AND NOT b.kept)
-    FROM (SELECT DISTINCT uid, source, text, kept FROM read_parquet($first)) a
-    JOIN (SELECT DISTINCT uid, source, text, kept FROM read_parquet($second)) b USING (uid, source, text)
+    FROM (SELECT DISTINCT uid, origin, text, kept FROM read_parquet($first)) a
+    JOIN (SELECT DISTINCT uid, origin, text, kept FROM read_parquet($second)) b USING (uid, origin, text)
     GROUP BY 1"""
 _CELLS = ("both kept", "only the first", "only the second", "neither")
-_SOURCES = ("web", "synthetic", "human")
 _NOT_SETTINGS = ("name", "round")
 
 
@@ -35,8 +36,8 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
     """JSON-able; every value is a list of two, the first run's and the second's, None where one has none.
 
     Returns:
-        runs (names as given), settings (only those that differ, by dotted key), texts (source -> candidates, kept),
-        reasons (texts not kept), agreement (source -> number of texts by who keeps them), metrics.
+        runs (names as given), settings (only those that differ, by dotted key), texts (origin -> candidates, kept),
+        reasons (texts not kept), agreement (origin -> number of texts by who keeps them), metrics.
 
     Raises:
         DataError: no run there, or one whose `select` is not done.
@@ -55,11 +56,11 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
         "runs": [str(first), str(second)],
         "settings": {key: two for key, two in _beside(settings).items() if two[0] != two[1]},
         "texts": {
-            source: {name: [of.get(source, (0, 0))[i] for of in texts] for i, name in enumerate(("candidates", "kept"))}
-            for source in _SOURCES
+            origin: {name: [of.get(origin, (0, 0))[i] for of in texts] for i, name in enumerate(("candidates", "kept"))}
+            for origin in ORIGINS
         },
         "reasons": {reason: [(of.get(reason) or (0,))[0] for of in reasons] for reason in _beside(reasons)},
-        "agreement": {s: dict(zip(_CELLS, agreement[s], strict=True)) for s in _SOURCES if s in agreement},
+        "agreement": {s: dict(zip(_CELLS, agreement[s], strict=True)) for s in ORIGINS if s in agreement},
         "metrics": _beside(metrics),
     }
 
@@ -67,8 +68,8 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
 def render(found: Mapping[str, Any]) -> Group:
     """For the terminal."""
     runs = ["/".join(Path(run).parts[-2:]) for run in found["runs"]]
-    kept = {f"{source} texts kept": [f"{k:,} of {n:,}" for k, n in zip(of["kept"], of["candidates"], strict=True)]
-            for source, of in found["texts"].items()}  # fmt: skip
+    kept = {f"{origin} texts kept": [f"{k:,} of {n:,}" for k, n in zip(of["kept"], of["candidates"], strict=True)]
+            for origin, of in found["texts"].items()}  # fmt: skip
     parts = [_table("settings that differ", runs, found["settings"]), _table("texts", runs, kept)]
     parts.append(_table("texts not kept, by reason", runs, found["reasons"]))
     if found["agreement"]:
@@ -92,6 +93,7 @@ def _ledger(layout: RunLayout) -> list[str]:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]}: missing, the run is not finished; `capfilt run` goes on with it")
+    check_candidates(paths)
     return [str(path) for path in paths]
 
 

@@ -22,19 +22,19 @@ _HISTORY = {
     "captions": "SELECT * FROM captions WHERE uid = $uid",
     "scores": "SELECT * EXCLUDE (image_embedding) FROM scores WHERE uid = $uid",
     "candidates": "SELECT * FROM candidates WHERE uid = $uid",
-    "dataset": "SELECT text, source, itc, itm FROM dataset WHERE uid = $uid",
+    "dataset": "SELECT text, origin, itc, itm FROM dataset WHERE uid = $uid",
 }
 _VIEW = {name: name for name in _HISTORY} | {"kept_instead_of": "duplicates"}
 _NEAREST = """
     SELECT uid FROM pairs GROUP BY uid
     ORDER BY list_sum(list_transform(range(1, 17), lambda k: starts_with(uid, $uid[:k])::INT)) DESC, uid LIMIT 5"""
 _SAMPLES = """
-    SELECT verdict, source, uid, text, itc, itm FROM (
+    SELECT verdict, origin, uid, text, itc, itm FROM (
         SELECT *, coalesce(reason, 'kept') AS verdict,
-               row_number() OVER (PARTITION BY kept, reason, source ORDER BY uid, sample, text) AS place
+               row_number() OVER (PARTITION BY kept, reason, origin ORDER BY uid, sample, text) AS place
         FROM candidates)
     WHERE place <= $n
-    ORDER BY kept DESC, verdict, list_position(['web', 'synthetic', 'human'], source), place"""
+    ORDER BY kept DESC, verdict, list_position(['web', 'synthetic', 'human'], origin), place"""
 
 
 def history(layout: RunLayout, uid: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def render_history(found: dict[str, Any]) -> Group:
         tables += [_list(name, row) for row in told if any(value is not None for value in row.values())]
     captions = [{**caption, "status": row["status"]} for row in found["captions"] for caption in row["captions"] or []]
     texts = [
-        {key: row[key] for key in ("source", "text", "itc", "itm", "kept", "reason")} for row in found["candidates"]
+        {key: row[key] for key in ("origin", "text", "itc", "itm", "kept", "reason")} for row in found["candidates"]
     ]
     for name, rows in (("kept instead of", found["kept_instead_of"]), ("captions", captions), ("candidates", texts)):
         if rows:
@@ -77,9 +77,9 @@ def render_history(found: dict[str, Any]) -> Group:
 
 
 def samples(layout: RunLayout, n: int = 3) -> Answer:
-    """`n` texts of every verdict and source, always the same: kept first, then the reasons by name.
+    """`n` texts of every verdict and origin, always the same: kept first, then the reasons by name.
 
-    Columns: verdict (`kept` or the reason), source, uid, text, itc, itm.
+    Columns: verdict (`kept` or the reason), origin, uid, text, itc, itm.
     """
     return query(layout, _SAMPLES, {"n": n})
 

@@ -8,6 +8,7 @@ DuckDB would let a COPY write over a file that it may read.
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from capfilt.errors import DataError, InputError
 from capfilt.store.layout import RunLayout
+from capfilt.store.parquet import open_parquet
 
 _STAGES = {"pairs": "ingest", "captions": "caption", "scores": "score", "candidates": "select"}
 _NEAR = "SELECT *, NULL::VARCHAR AS contaminates FROM"
@@ -42,10 +44,11 @@ def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
 
     `duplicates` are dedup's marks, or near's where there is no dedup (`contaminates` is null then).
     `scores.image_embedding` comes as FLOAT[]: DuckDB reads half floats so.
-    Raises DataError for a shard whose footer is damaged.
+    Raises DataError for a shard whose footer is damaged, or candidates that an earlier version wrote.
     """
-    connection = duckdb.connect()
     found = {view: files for view, files in _files(layout).items() if files}
+    check_candidates(found.get("candidates", []))
+    connection = duckdb.connect()
     try:
         for view, files in found.items():
             select = _NEAR if view == "duplicates" and not layout.has("dedup") else "SELECT * FROM"
@@ -60,6 +63,23 @@ def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def check_candidates(shards: Sequence[Path]) -> None:
+    """Refuse candidates that an earlier version wrote: their column `origin` was called `source`.
+
+    Raises DataError, naming the folder; a damaged file is left to whoever reads it.
+    """
+    names: list[str] = []
+    with suppress(DataError):
+        for shard in shards[:1]:
+            with open_parquet(shard) as file:
+                names = file.schema_arrow.names
+    if "source" in names and "origin" not in names:
+        raise DataError(
+            f"{shards[0].parent}: written by an earlier version of capfilt (its column `source` is now `origin`); "
+            "`capfilt select RUN` decides again from the stored scores, without a model"
+        )
 
 
 def views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:

@@ -35,7 +35,7 @@ What comes is put in its row's place in new shards, uids unchanged; captions and
 """
 _INSPECT = "The history of one row (texts, captions, scores, duplicates, verdicts), or samples by verdict."
 _SQL = "Ask a run with DuckDB: views pairs, captions, scores, duplicates, candidates, dataset."
-_SQL_AFTER = 'example:\n  capfilt sql runs/demo "select source, kept, count(*) from candidates group by all"'
+_SQL_AFTER = 'example:\n  capfilt sql runs/demo "select origin, kept, count(*) from candidates group by all"'
 _REPORT = "Write the run's HTML report, one file without links."
 _VERIFY = "Check a run's folder: file hashes, rows, uids, the sum of all rows. Exit code 1 if something is wrong."
 _SCHEMA = "Print the JSON Schema of a pipeline file, for editors."

@@ -4,7 +4,7 @@ A model is a shipped name (tiny/filter), a folder of weights, or a hub id with a
 is in `capfilt.config.source`; how a file is read and overridden in `capfilt.config.load`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -133,12 +133,24 @@ class SelectSettings(ConfigModel):
     """calibrated: share of the kept texts that shall match."""
     noise_prior: float = Field(default=0.5, gt=0, lt=1)
     """calibrated: share of the judged texts that is assumed not to match; 0.5 is as many mismatched as matched."""
-    per_source: dict[Literal["web", "synthetic"], Thresholds] = Field(default={})
+    per_origin: dict[Literal["web", "synthetic"], Thresholds] = Field(default={})
+    """Thresholds of web or synthetic texts that replace the ones above. Older files call it `per_source`."""
     top_k: int = Field(default=1, ge=1)
     rank_by: Literal["itm", "itc"] = "itm"
     """Order of an image's texts for `top_k` and `max_texts_per_image`."""
     max_texts_per_image: int | None = Field(default=None, ge=1)
     """Applied after the policy."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, raw: Any) -> Any:
+        """Read `per_source`, the former name of `per_origin`."""
+        if not isinstance(raw, dict) or "per_source" not in raw:
+            return raw
+        if raw["per_source"] and raw.get("per_origin"):
+            raise ValueError("per_source was renamed to per_origin; give per_origin alone")
+        new = {key: value for key, value in raw.items() if key != "per_source"}
+        return new | {"per_origin": raw.get("per_origin") or raw["per_source"]}
 
 
 class EmitParquet(ConfigModel):

@@ -92,7 +92,7 @@ def _write(layout: RunLayout, folder: Path, holdout: float) -> dict[str, Any]:
 
 def _rows(layout: RunLayout) -> Iterator[tuple[Picture, dict[str, list[str]]]]:
     for picture in pictures(layout):
-        yield picture, {source: [t["text"] for t in picture.texts if t["source"] == source] for source in SOURCES}
+        yield picture, {source: [t["text"] for t in picture.texts if t["origin"] == source] for source in SOURCES}
 
 
 def _held_out(layout: RunLayout, share: float) -> frozenset[str]:

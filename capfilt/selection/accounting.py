@@ -22,16 +22,16 @@ from capfilt.selection.policies import JUDGED
 from capfilt.store.arrays import Bools, equal
 from capfilt.store.layout import RunLayout
 from capfilt.store.parquet import open_parquet, parquet_errors
+from capfilt.store.schema import ORIGINS
 from capfilt.store.shards import manifest, table
 from capfilt.store.sidecars import objects
 
-SOURCES = ("web", "synthetic", "human")
 _QUARANTINED = "quarantined:"
 
 
 @dataclass
 class TextCount:
-    """Texts of one source."""
+    """Texts of one origin."""
 
     candidates: int = 0
     """Texts that there are; null ones are not counted."""
@@ -57,7 +57,7 @@ class Accounting:
     """Stage (caption, score) -> rows that it failed on."""
     formats: Counter[str] = field(default_factory=Counter)
     """File format -> kept images."""
-    texts: dict[str, TextCount] = field(default_factory=lambda: {source: TextCount() for source in SOURCES})
+    texts: dict[str, TextCount] = field(default_factory=lambda: {origin: TextCount() for origin in ORIGINS})
 
     @property
     def texts_kept(self) -> int:
@@ -67,8 +67,8 @@ class Accounting:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, keys in a fixed order."""
         texts = {
-            source: {"candidates": count.candidates, "kept": count.kept, "rejected": _ordered(count.rejected)}
-            for source, count in self.texts.items()
+            origin: {"candidates": count.candidates, "kept": count.kept, "rejected": _ordered(count.rejected)}
+            for origin, count in self.texts.items()
         }
         return {
             "rows": {
@@ -98,9 +98,9 @@ def account(layout: RunLayout) -> Accounting:
     return sums
 
 
-def own_rows(source: pa.ChunkedArray) -> tuple[Bools, NDArray[np.int64]]:
-    """Which candidates are a row's own text, and each one's pairs row, from the ledger's column `source`."""
-    own = ~equal(objects(source), "synthetic")
+def own_rows(origin: pa.ChunkedArray) -> tuple[Bools, NDArray[np.int64]]:
+    """Which candidates are a row's own text, and each one's pairs row, from the ledger's column `origin`."""
+    own = ~equal(objects(origin), "synthetic")
     return own, np.cumsum(own) - 1
 
 
@@ -110,8 +110,8 @@ class _Ledger:
     def __init__(self, layout: RunLayout, shard: int) -> None:
         self._layout, self._shard, self._path = layout, shard, layout.shard("select", shard)
         self.pairs = table(layout.shard("ingest", shard), ["uid", "status", "format"])
-        self.texts = table(self._path, ["uid", "text", "source", "kept", "reason"])
-        self.own, self.row = own_rows(self.texts["source"])
+        self.texts = table(self._path, ["uid", "text", "origin", "kept", "reason"])
+        self.own, self.row = own_rows(self.texts["origin"])
         self.kept: Bools = self.texts["kept"].to_numpy()
         self.reason = objects(self.texts["reason"])
         self._check()
@@ -146,9 +146,9 @@ class _Ledger:
                 sums.failed[stage] += manifest(self._layout.shard(stage, self._shard))["status"].get("failed", 0)
 
     def _count_texts(self, sums: Accounting) -> None:
-        source, there = objects(self.texts["source"]), self.texts["text"].is_valid().to_numpy()
+        origin, there = objects(self.texts["origin"]), self.texts["text"].is_valid().to_numpy()
         for name, count in sums.texts.items():
-            those = equal(source, name) & there
+            those = equal(origin, name) & there
             count.candidates += int(those.sum())
             count.kept += int((those & self.kept).sum())
             count.rejected.update(self.reason[those & ~self.kept])
@@ -171,8 +171,8 @@ def funnel_lines(accounting: Accounting) -> list[tuple[str, int, int]]:
     for name, reasons in (("rejected", accounting.rejected), ("quarantined", accounting.quarantined)):
         lines += [(f"rows {name}", reasons.total(), rows), *_reasons(reasons, rows)]
     lines += [("rows captioned", accounting.captioned, rows), ("captions", accounting.captions, 0)]
-    for source, count in accounting.texts.items():
-        lines += [(f"{source} texts", count.candidates, 0), (f"{source} texts kept", count.kept, count.candidates)]
+    for origin, count in accounting.texts.items():
+        lines += [(f"{origin} texts", count.candidates, 0), (f"{origin} texts kept", count.kept, count.candidates)]
         lines += _reasons(count.rejected, count.candidates)
     return lines
 
@@ -238,8 +238,8 @@ def _verdicts(
 ) -> Iterator[tuple[bool, bool]]:
     """(its text matches, it is kept) of each labelled row that the policy judged."""
     pairs = table(layout.shard("ingest", shard), ["source", "key"])
-    ledger = table(layout.shard("select", shard), ["source", "reason"])
-    own, _ = own_rows(ledger["source"])
+    ledger = table(layout.shard("select", shard), ["origin", "reason"])
+    own, _ = own_rows(ledger["origin"])
     reason = objects(ledger["reason"])[own]
     judged = np.isin(reason.astype(str), [*JUDGED, str(None)]) & equal(objects(pairs["source"]), source)
     places = pc.fill_null(pc.index_in(pairs["key"], keys), -1).to_numpy()

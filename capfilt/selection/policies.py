@@ -41,7 +41,7 @@ class Texts:
 
     image: NDArray[np.int64]
     """Position of the pairs row; equal for texts of one image."""
-    source: NDArray[np.object_]
+    origin: NDArray[np.object_]
     """web | synthetic | human."""
     sample: NDArray[np.int64]
     """Number of the caption, -1 for a row's own text."""
@@ -58,7 +58,7 @@ class Texts:
 def decide(texts: Texts, select: SelectSettings) -> Reasons:
     """Why each text is not kept, (n,), None where it is."""
     reasons = texts.refused.copy()
-    judged = equal(reasons, None) & ~equal(texts.source, "human")
+    judged = equal(reasons, None) & ~equal(texts.origin, "human")
     reasons[judged] = _policy(texts, select, judged)[judged]
     reasons[equal(reasons, "no_score") & texts.failed] = "score_failed"
     if select.max_texts_per_image is not None:
@@ -108,11 +108,11 @@ def _policy(texts: Texts, select: SelectSettings, judged: Bools) -> Reasons:
 
 
 def _thresholds(texts: Texts, select: SelectSettings, name: str) -> Floats:
-    """The threshold of each text's source, (n,) float32."""
-    out = np.full(len(texts.source), getattr(select, name), dtype=np.float32)
-    for source, own in select.per_source.items():
+    """The threshold of each text's origin, (n,) float32."""
+    out = np.full(len(texts.origin), getattr(select, name), dtype=np.float32)
+    for origin, own in select.per_origin.items():
         if getattr(own, name) is not None:
-            out[equal(texts.source, source)] = getattr(own, name)
+            out[equal(texts.origin, origin)] = getattr(own, name)
     return out
 
 

@@ -46,7 +46,7 @@ class Picture:
 def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[Record]]:
     """Position of the pairs row -> its kept texts, rows of the ledger; only rows that have some, in order."""
     ledger = table(layout.shard("select", shard))
-    _, rows = own_rows(ledger["source"])
+    _, rows = own_rows(ledger["origin"])
     kept = ledger["kept"].to_numpy()
     found: dict[int, list[Record]] = defaultdict(list)
     for row, text in zip(rows[kept].tolist(), ledger.filter(ledger["kept"]).to_pylist(), strict=True):

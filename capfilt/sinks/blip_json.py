@@ -15,7 +15,7 @@ from typing import Literal
 from capfilt.sinks.base import Counts, Picture
 
 LISTS = {"web": "_filtered", "synthetic": "_synthetic_filtered", "human": "_human"}
-"""Source of a text -> what its list's name ends in."""
+"""Origin of a text -> what its list's name ends in."""
 
 
 def write_blip_json(
@@ -31,7 +31,7 @@ def write_blip_json(
     counts: Counter[str] = Counter(dict.fromkeys((*LISTS, "without_url") if link == "url" else LISTS, 0))
     with ExitStack() as stack:
         lists = {
-            source: stack.enter_context(_List(folder / f"{name}{ending}.json")) for source, ending in LISTS.items()
+            origin: stack.enter_context(_List(folder / f"{name}{ending}.json")) for origin, ending in LISTS.items()
         }
         for picture in pictures:
             place = _place(picture, folder, link)
@@ -39,8 +39,8 @@ def write_blip_json(
                 if place is None:
                     counts["without_url"] += 1
                 else:
-                    lists[text["source"]].add({link: place, "caption": text["text"]})
-                    counts[text["source"]] += 1
+                    lists[text["origin"]].add({link: place, "caption": text["text"]})
+                    counts[text["origin"]] += 1
     return dict(counts)
 
 

@@ -100,7 +100,7 @@ def _use(written: Collection[str]) -> str:
     lines = f'from datasets import load_dataset\n\npairs = load_dataset({given}, split="train")\nprint(pairs[0])'
     parts = [f"```python\n{lines}\n```"]
     if loaded != "webdataset":
-        query = f"SELECT source, count(*), avg(itm) FROM '{_FILES[loaded]}' GROUP BY source;"
+        query = f"SELECT origin, count(*), avg(itm) FROM '{_FILES[loaded]}' GROUP BY source;"
         parts.append(f"In DuckDB:\n\n```sql\n{query}\n```")
     return "\n\n".join(parts)
 

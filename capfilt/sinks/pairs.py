@@ -10,7 +10,7 @@ from capfilt.store.layout import RunLayout
 from capfilt.store.schema import CANDIDATES
 from capfilt.store.shards import table
 
-COLUMNS = tuple(column for column in CANDIDATES if column.name in ("uid", "text", "source", "itc", "itm"))
+COLUMNS = tuple(column for column in CANDIDATES if column.name in ("uid", "text", "origin", "itc", "itm"))
 
 
 def write_pairs(layout: RunLayout, folder: Path) -> Counts:

@@ -20,7 +20,7 @@ GROUP_BYTES = 48 * 2**20
 _DICTIONARY_BYTES = 2**30
 
 _STORED = {column.name: column for column in (*PAIRS, *CANDIDATES)}
-_TEXT = ("text", "uid", "source", "itc", "itm", "model", "digest", "decoding", "sample", "logprob", "round")
+_TEXT = ("text", "uid", "origin", "itc", "itm", "model", "digest", "decoding", "sample", "logprob", "round")
 _PICTURE = ("url", "width", "height", "sha256", "key")
 COLUMNS: tuple[Column, ...] = (
     Column("image", _STORED["image"].type, "the file's bytes untouched; its path is uid and extension"),

@@ -31,7 +31,7 @@ class SelectStage:
     """Writes `candidates-<fp>`."""
 
     name: ClassVar[str] = "select"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     scope: ClassVar[Literal["shard", "all"]] = "shard"
     inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption", "score", "dedup")
 
@@ -72,17 +72,17 @@ def candidates(layout: RunLayout, shard: int, select: Settings | None = None) ->
     itc, itm = _scores(layout, shard, rows, captions)
     order = np.lexsort((sample, image))
     sample, image, itc, itm = sample[order], image[order], itc[order], itm[order]
-    source = np.where(sample == OWN, objects(rows["role"])[image], "synthetic")
+    origin = np.where(sample == OWN, objects(rows["role"])[image], "synthetic")
     text = pa.concat_arrays([rows["text"].combine_chunks(), captions.text]).take(order)
     logprob = pa.concat_arrays([pa.nulls(rows.num_rows, pa.float32()), captions.logprob]).take(order)
     refused = _refused(layout, shard, rows, image, text)
     unscored = failed(layout, "score", shard, rows["uid"])[image]
-    reasons = decide(Texts(image, source, sample, itc, itm, refused, unscored), select or layout.pipeline.select)
+    reasons = decide(Texts(image, origin, sample, itc, itm, refused, unscored), select or layout.pipeline.select)
     return pa.table(
         {
             "uid": rows["uid"].take(image),
             "text": text,
-            "source": pa.array(source, pa.string()),
+            "origin": pa.array(origin, pa.string()),
             **_made_by(layout, sample),
             "sample": pa.array(sample, pa.int32(), mask=sample == OWN),
             "logprob": logprob,

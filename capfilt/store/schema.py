@@ -22,6 +22,9 @@ class Column:
     told: str
 
 
+ORIGINS = ("web", "synthetic", "human")
+"""Where a text came from: its source, a captioner, or a source of human-annotated pairs."""
+
 _UID = Column("uid", pa.string(), "first 16 hex digits of sha256 over (source name, key); equal over reruns and rounds")
 _STATUS = Column("status", pa.string(), "ok | skipped (nothing asked of this row) | failed")
 _ERROR = Column("error", pa.string(), "what went wrong, else null")
@@ -56,7 +59,7 @@ DEDUP = (_UID, *_DUPLICATE, Column("contaminates", pa.string(), "evaluation set 
 CANDIDATES = (
     _UID,
     Column("text", pa.string(), "the text; null where the row never had one"),
-    Column("source", pa.string(), "web | synthetic | human"),
+    Column("origin", pa.string(), "web | synthetic | human"),
     Column("model", pa.string(), "captioner of a synthetic text, else null"),
     Column("digest", pa.string(), "of that captioner's weights, 16 hex digits"),
     Column("decoding", pa.string(), "JSON: method and its settings, seed, sample; null but for synthetic texts"),

@@ -43,7 +43,7 @@ def test_history_of_a_row_that_is_kept(layout: RunLayout) -> None:
     assert pair["phash"] == f"{30:016x}"
     assert found["captions"][0]["captions"] == [{"text": "caption 30", "logprob": -1.5, "sample": 0}]
     assert found["scores"][0]["web_itm"] == pytest.approx(0.8)
-    assert found["candidates"][0]["source"] == "web"
+    assert found["candidates"][0]["origin"] == "web"
     assert found["candidates"][0]["kept"] is True
     assert found["duplicates"][0]["duplicate_of"] is None
     assert found["kept_instead_of"] == found["dataset"] == []
@@ -82,9 +82,9 @@ def test_render_shows_every_part_and_no_control_character(layout: RunLayout) -> 
 
 def test_samples_have_every_verdict_and_are_always_the_same(layout: RunLayout) -> None:
     columns, rows = samples(layout, 2)
-    assert columns == ["verdict", "source", "uid", "text", "itc", "itm"]
+    assert columns == ["verdict", "origin", "uid", "text", "itc", "itm"]
     verdicts = [(row[0], row[1]) for row in rows]
-    assert verdicts[:6] == [("kept", source) for source in ("web", "synthetic", "human") for _ in range(2)]
+    assert verdicts[:6] == [("kept", origin) for origin in ("web", "synthetic", "human") for _ in range(2)]
     assert {"below_itm_threshold", "duplicate:exact", "contaminated", "quarantined:bomb"} <= {v for v, _ in verdicts}
     assert max(map(verdicts.count, verdicts)) == 2
     assert samples(layout, 2).rows == rows

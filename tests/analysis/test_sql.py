@@ -4,6 +4,7 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -50,7 +51,7 @@ def test_dataset_is_what_was_emitted(tmp_path: Path) -> None:
     target = tmp_path / "dataset" / "data" / "train-00000-of-00001.parquet"
     target.parent.mkdir(parents=True)
     target.write_bytes(layout.shard("select", 0).read_bytes())
-    assert query(layout, "SELECT count(*) FROM dataset JOIN candidates USING (uid, source)").rows == [(72,)]
+    assert query(layout, "SELECT count(*) FROM dataset JOIN candidates USING (uid, origin)").rows == [(72,)]
 
 
 def test_values_fill_the_query(layout: RunLayout) -> None:
@@ -62,7 +63,7 @@ def test_values_fill_the_query(layout: RunLayout) -> None:
     ("text", "told"),
     [
         ("SELECT nope FROM pairs", "nope"),
-        ("SELECT * FROM nowhere", "candidates: uid, text, source"),
+        ("SELECT * FROM nowhere", "candidates: uid, text, origin"),
         ("SELEC 1", "syntax error"),
         ("", "one SELECT"),
         ("SELECT 1; SELECT 2", "one SELECT"),
@@ -95,6 +96,16 @@ def test_a_damaged_shard_is_an_error_for_users(tmp_path: Path) -> None:
     layout.shard("select", 0).write_bytes(b"PAR1 torn")
     with pytest.raises(DataError, match="candidates-e"):
         query(layout, "SELECT * FROM candidates")
+
+
+def test_candidates_of_an_earlier_version_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    layout = build_run(tmp_path)
+    for shard in range(2):
+        path = layout.shard("select", shard)
+        old = pq.read_table(path)
+        pq.write_table(old.rename_columns(["source" if n == "origin" else n for n in old.column_names]), path)
+    with pytest.raises(DataError, match=r"candidates-e: written by an earlier version .* `capfilt select RUN`"):
+        query(layout, "SELECT 1")
 
 
 def test_cells_are_harmless_in_a_terminal(layout: RunLayout) -> None:

@@ -58,6 +58,16 @@ def test_a_mistake_is_named_with_what_is_allowed(raw: dict[str, Any], told: str)
     assert told in refusal(raw)
 
 
+def test_per_source_is_read_as_per_origin() -> None:
+    own = {"web": {"itm_threshold": 0.6}}
+    for old in ({"per_source": own}, {"per_source": own, "per_origin": {}}, {"per_source": {}, "per_origin": own}):
+        select = validate({**MINIMAL, "select": old}, "mine.yaml").select
+        assert select.model_dump(mode="json")["per_origin"] == {"web": {"itm_threshold": 0.6, "itc_threshold": None}}
+    assert "select: per_source was renamed to per_origin; give per_origin alone" in refusal(
+        {"select": {"per_source": own, "per_origin": own}}
+    )
+
+
 def test_paths_are_relative_to_the_file_and_those_of_set_to_where_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

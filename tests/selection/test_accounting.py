@@ -17,7 +17,7 @@ from capfilt.store.shards import ShardWriter
 
 Record = dict[str, Any]
 Verdict = tuple[str, str | None]
-"""source, reason."""
+"""origin, reason."""
 
 SHARDS: list[dict[str, list[Verdict]]] = [
     {
@@ -69,9 +69,9 @@ def pairs_row(uid: str, reason: str | None) -> Record:
     }
 
 
-def candidate(uid: str, source: str, reason: str | None, **changes: Any) -> Record:
+def candidate(uid: str, origin: str, reason: str | None, **changes: Any) -> Record:
     text = None if str(reason).startswith("quarantined:bomb") else "a text"
-    return {"uid": uid, "source": source, "text": text, "kept": reason is None, "reason": reason} | changes
+    return {"uid": uid, "origin": origin, "text": text, "kept": reason is None, "reason": reason} | changes
 
 
 def test_every_row_and_text_is_counted_once(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make
     stage.setup()
     stage.process(1)
     texts = {
-        row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["source"] == "web"
+        row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["origin"] == "web"
     }
     assert texts == {f"{900:016x}": None, f"{901:016x}": None}
     strict = layout.pipeline.select.model_copy(update={"target_precision": 0.999})
@@ -108,7 +108,7 @@ def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make
     stage.setup()
     stage.process(1)
     texts = {
-        row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["source"] == "web"
+        row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["origin"] == "web"
     }
     assert texts == {f"{900:016x}": "below_itm_threshold", f"{901:016x}": None}
 

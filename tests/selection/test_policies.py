@@ -10,18 +10,18 @@ from capfilt.selection.policies import JUDGED, REASONS, Texts, decide
 from capfilt.store.arrays import Reasons, equal
 
 Row = tuple[int, str, int, float | None, float | None]
-"""image, source, sample, itc, itm."""
+"""image, origin, sample, itc, itm."""
 POLICIES = ("itm_threshold", "itc_threshold", "both", "either", "top_k", "keep_all")
 
 
 def texts(*rows: Row, refused: dict[int, str] | None = None, failed: bool = False) -> Texts:
-    image, source, sample, itc, itm = zip(*rows, strict=True) if rows else ((),) * 5
+    image, origin, sample, itc, itm = zip(*rows, strict=True) if rows else ((),) * 5
     known = np.full(len(rows), None, dtype=object)
     for i, reason in (refused or {}).items():
         known[i] = reason
     return Texts(
         np.array(image, dtype=np.int64),
-        np.array(source, dtype=object),
+        np.array(origin, dtype=object),
         np.array(sample, dtype=np.int64),
         np.array(itc, dtype=np.float32),
         np.array(itm, dtype=np.float32),
@@ -77,9 +77,9 @@ def test_a_failed_row_says_so_in_place_of_no_score() -> None:
     assert reasons(web(), failed=True, policy="keep_all") == [None]
 
 
-def test_thresholds_of_a_source_go_before_the_common_one() -> None:
+def test_thresholds_of_an_origin_go_before_the_common_one() -> None:
     own = {"synthetic": {"itm_threshold": 0.8}, "web": {"itc_threshold": 0.9}}
-    assert reasons(web(itm=0.6), synthetic(0, itm=0.6), per_source=own) == [None, "below_itm_threshold"]
+    assert reasons(web(itm=0.6), synthetic(0, itm=0.6), per_origin=own) == [None, "below_itm_threshold"]
 
 
 def test_top_k_ranks_by_score_then_web_then_sample() -> None:
@@ -150,7 +150,7 @@ def test_every_reason_is_a_listed_one_and_limits_hold(shard: Texts, policy: Any,
     assert all(out[i] == reason for i, reason in enumerate(shard.refused) if reason)
     passed = shard.image[equal(out, None)]
     assert max(np.bincount(passed), default=0) <= min(most or 4, 2 if policy == "top_k" else 4)
-    assert set(out[equal(shard.refused, None) & equal(shard.source, "human")]) <= {None}
+    assert set(out[equal(shard.refused, None) & equal(shard.origin, "human")]) <= {None}
 
 
 @given(

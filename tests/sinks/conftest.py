@@ -15,12 +15,12 @@ Record = dict[str, Any]
 
 @pytest.fixture
 def ledger_text() -> Callable[..., Record]:
-    """ledger_text(uid, text, source="web", ...): a kept row of the ledger."""
+    """ledger_text(uid, text, origin="web", ...): a kept row of the ledger."""
 
-    def make(uid: str, text: str, source: str = "web", **changes: Any) -> Record:
+    def make(uid: str, text: str, origin: str = "web", **changes: Any) -> Record:
         row: Record = {column.name: None for column in CANDIDATES}
-        row |= {"uid": uid, "text": text, "source": source, "round": 0, "itc": 0.25, "itm": 0.5, "kept": True}
-        if source == "synthetic":
+        row |= {"uid": uid, "text": text, "origin": origin, "round": 0, "itc": 0.25, "itm": 0.5, "kept": True}
+        if origin == "synthetic":
             row |= {
                 "model": "tiny/captioner",
                 "digest": "c" * 16,
@@ -35,13 +35,13 @@ def ledger_text() -> Callable[..., Record]:
 
 @pytest.fixture
 def kept_picture(ledger_text: Callable[..., Record]) -> Callable[..., Picture]:
-    """kept_picture(i, texts={"web": "a cat"}, format="PNG", size=8, ...): an image with texts by source."""
+    """kept_picture(i, texts={"web": "a cat"}, format="PNG", size=8, ...): an image with texts by origin."""
 
     def make(i: int, texts: dict[str, str] | None = None, **changes: Any) -> Picture:
         uid, format_, size = f"{i:016x}", changes.pop("format", "PNG"), changes.pop("size", 8)
         buffer = BytesIO()
         Image.new("RGB", (size, size), (i * 40 % 256, 90, 200)).save(buffer, format_)
-        told = tuple(ledger_text(uid, text, source) for source, text in (texts or {"web": f"thing {i}"}).items())
+        told = tuple(ledger_text(uid, text, origin) for origin, text in (texts or {"web": f"thing {i}"}).items())
         facts: Record = {
             "url": f"https://a.example/{i}",
             "sha256": f"{i:064x}",

@@ -34,8 +34,8 @@ def test_a_row_a_pair(tmp_path: Path, kept_picture: Pictures) -> None:
     common = {"image": {"bytes": picture.data, "path": f"{1:016x}.png"}, "uid": f"{1:016x}", "key": "1", "round": 0}
     common |= {"url": "https://a.example/1", "width": 8, "height": 8, "sha256": picture.sha256, "itc": 0.25, "itm": 0.5}
     made = {"model": "tiny/captioner", "digest": "c" * 16, "decoding": '{"seed":0}', "sample": 0, "logprob": -1.5}
-    assert found[0] == common | {"text": "a cat", "source": "web"} | dict.fromkeys(made)
-    assert found[1] == common | {"text": "a black cat", "source": "synthetic"} | made
+    assert found[0] == common | {"text": "a cat", "origin": "web"} | dict.fromkeys(made)
+    assert found[1] == common | {"text": "a black cat", "origin": "synthetic"} | made
     assert (found[2]["url"], found[2]["image"]["path"]) == (None, f"{2:016x}.jpg")  # type: ignore[index]
     assert list(found[0]) == [column.name for column in COLUMNS]
 

@@ -29,11 +29,11 @@ def test_a_sample_a_pair_with_its_history(tmp_path: Path, kept_picture: Pictures
     assert found[f"{uid}.png"] == found[f"{uid}_1.png"] == picture.data
     assert found[f"{uid}.txt"] == "eine Kätzchen".encode()
     assert found[f"{uid}.json"].decode() == (
-        '{"format": "PNG", "height": 8, "itc": 0.25, "itm": 0.5, "key": "1", "round": 0, '
-        f'"sha256": "{1:064x}", "source": "web", "uid": "{uid}", "url": "https://a.example/1", "width": 8}}'
+        '{"format": "PNG", "height": 8, "itc": 0.25, "itm": 0.5, "key": "1", "origin": "web", "round": 0, '
+        f'"sha256": "{1:064x}", "uid": "{uid}", "url": "https://a.example/1", "width": 8}}'
     )
     synthetic = json.loads(found[f"{uid}_1.json"])
-    assert (synthetic["source"], synthetic["sample"], synthetic["digest"]) == ("synthetic", 0, "c" * 16)
+    assert (synthetic["origin"], synthetic["sample"], synthetic["digest"]) == ("synthetic", 0, "c" * 16)
 
 
 def test_members_are_nobodys_of_no_time(tmp_path: Path, kept_picture: Pictures) -> None:
@@ -51,7 +51,7 @@ def test_samples_of_each_tar(tmp_path: Path, kept_picture: Pictures, number: int
     assert [len(members(path)) // 3 for path in tars] == sizes
 
 
-def test_datasets_opens_mixed_formats_and_sources(tmp_path: Path, kept_picture: Pictures) -> None:
+def test_datasets_opens_mixed_formats_and_origins(tmp_path: Path, kept_picture: Pictures) -> None:
     """Nulls in the first five samples' JSON, or another suffix after them, would stop it or read as None."""
     pictures = [kept_picture(i, url=None) for i in range(6)]
     pictures += [kept_picture(6, {"synthetic": "made"}, format="JPEG"), kept_picture(7, format="GIF")]
@@ -59,4 +59,4 @@ def test_datasets_opens_mixed_formats_and_sources(tmp_path: Path, kept_picture: 
     files = {"train": str(tmp_path / "webdataset" / "*.tar")}
     loaded = load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert [row["jpg"].format for row in loaded] == ["PNG"] * 6 + ["JPEG", "GIF"]
-    assert (loaded[6]["txt"], loaded[6]["json"]["source"], loaded[0]["json"]["itm"]) == ("made", "synthetic", 0.5)
+    assert (loaded[6]["txt"], loaded[6]["json"]["origin"], loaded[0]["json"]["itm"]) == ("made", "synthetic", 0.5)

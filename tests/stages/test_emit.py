@@ -79,7 +79,7 @@ def test_every_format_has_the_kept_pairs(layout: RunLayout) -> None:
     kept = [("0", "web"), ("0", "synthetic"), ("1", "synthetic"), ("4", "web"), ("5", "human")]
     for pattern in ("data/*.parquet", "pairs/*.parquet"):
         rows = [row for path in sorted(dataset.glob(pattern)) for row in pq.read_table(path).to_pylist()]
-        assert [(row["uid"][-1], row["source"]) for row in rows] == kept
+        assert [(row["uid"][-1], row["origin"]) for row in rows] == kept
     assert set(tree(dataset)) == {
         "README.md", "accounting.json", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet",
         "webdataset/00000.tar", "webdataset/00001.tar", "pairs/pairs.parquet", "blip_json/run_filtered.json",

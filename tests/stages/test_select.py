@@ -52,9 +52,9 @@ def decided(layout: RunLayout) -> list[Record]:
 
 
 def verdicts(layout: RunLayout) -> list[tuple[str, str, str | None]]:
-    """Last digit of the uid, source, reason."""
+    """Last digit of the uid, origin, reason."""
     assert all(row["kept"] == (row["reason"] is None) for row in decided(layout))
-    return [(row["uid"][-1], row["source"], row["reason"]) for row in decided(layout)]
+    return [(row["uid"][-1], row["origin"], row["reason"]) for row in decided(layout)]
 
 
 def test_own_text_first_then_captions_each_with_where_it_came_from(make_layout: Jobs, pairs_row: Rows) -> None:
@@ -65,9 +65,9 @@ def test_own_text_first_then_captions_each_with_where_it_came_from(make_layout: 
     layout = write(layout, caption=captions, score=[score(0, 0.75, 0.5, 0.25), score(1, None, 1.0)])
     own, one, two, other, three = decided(layout)
     null = ("model", "digest", "decoding", "sample", "logprob", "reason")
-    expected = {"uid": f"{0:016x}", "text": "a round thing number 0", "source": "web", "round": 0, "kept": True}
+    expected = {"uid": f"{0:016x}", "text": "a round thing number 0", "origin": "web", "round": 0, "kept": True}
     assert own == expected | {"itc": 0.375, "itm": 0.75} | dict.fromkeys(null)
-    assert (one["text"], one["source"], one["model"], one["digest"]) == ("one", "synthetic", "mine", "c" * 16)
+    assert (one["text"], one["origin"], one["model"], one["digest"]) == ("one", "synthetic", "mine", "c" * 16)
     assert (one["sample"], one["logprob"], one["itc"], one["itm"], one["kept"]) == (0, -1.0, 0.25, 0.5, True)
     assert (two["sample"], two["logprob"], two["itm"], two["reason"]) == (1, -2.0, 0.25, "below_itm_threshold")
     assert [json.loads(row["decoding"])["sample"] for row in (one, two, three)] == [0, 1, 0]

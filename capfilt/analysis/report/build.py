@@ -19,12 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from capfilt.analysis.report import data, gallery
-from capfilt.analysis.report.histogram import SOURCES, Axis, Counts, bars, count
+from capfilt.analysis.report.histogram import Axis, Counts, bars, count
 from capfilt.analysis.sql import connect, views, visible
 from capfilt.config.pipeline import SelectSettings
 from capfilt.errors import DataError
 from capfilt.selection.calibration import calibrate, effective
 from capfilt.store.layout import RunLayout
+from capfilt.store.schema import ORIGINS
 from capfilt.store.shards import write_atomic
 
 _HERE = Path(__file__).parent
@@ -106,7 +107,7 @@ def _texts(connection: duckdb.DuckDBPyConnection, layout: RunLayout) -> dict[str
     return {
         "texts": found,
         "reasons": data.reasons(connection),
-        "judged": {source: sum(n for _, _, n in counts.cells.get(source, [])) for source in SOURCES},
+        "judged": {origin: sum(n for _, _, n in counts.cells.get(origin, [])) for origin in ORIGINS},
         "scores": [_chart(counts, axis, select) for axis in (counts.itm, counts.itc)] if scored else None,
         "data": _json(counts, select) if scored else None,
         "cards": cards,
@@ -117,7 +118,7 @@ def _card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Co
     """An image and its texts; sorted by its own text's scores, null first."""
     texts = [line | {"i": counts.itm.bin(line["itm"]), "j": counts.itc.bin(line["itc"])} for line in lines]
     own = {score: -2.0 if lines[0][score] is None else lines[0][score] for score in ("itm", "itc")}
-    verdicts = sorted({f"{line['source']}-{'kept' if line['kept'] else 'rejected'}" for line in lines})
+    verdicts = sorted({f"{line['origin']}-{'kept' if line['kept'] else 'rejected'}" for line in lines})
     return {"uid": uid, "picture": picture, "texts": texts, "verdicts": " ".join(verdicts), **own}
 
 
@@ -137,12 +138,12 @@ def _chart(counts: Counts, axis: Axis, select: SelectSettings) -> dict[str, Any]
         "place": axis.place(own),
         "off": axis.at == 0 and select.policy != "either",
         "ticks": [{"place": axis.place(tick), "label": f"{tick:.1f}".removesuffix(".0")} for tick in ticks],
-        "rows": [row for source in SOURCES if (row := _bars(source, counts.marginal(source, axis.score)))["n"]],
+        "rows": [row for origin in ORIGINS if (row := _bars(origin, counts.marginal(origin, axis.score)))["n"]],
     }
 
 
-def _bars(source: str, steps: list[int]) -> dict[str, Any]:
-    return {"source": source, "n": sum(steps), "path": bars(steps)}
+def _bars(origin: str, steps: list[int]) -> dict[str, Any]:
+    return {"origin": origin, "n": sum(steps), "path": bars(steps)}
 
 
 def _json(counts: Counts, select: SelectSettings) -> Markup:
@@ -150,7 +151,7 @@ def _json(counts: Counts, select: SelectSettings) -> Markup:
     axes = {
         axis.score: {"edges": [round(e, 7) for e in axis.edges], "at": axis.at} for axis in (counts.itm, counts.itc)
     }
-    cells = {source: [n for cell in counts.cells.get(source, []) for n in cell] for source in ("web", "synthetic")}
+    cells = {origin: [n for cell in counts.cells.get(origin, []) for n in cell] for origin in ("web", "synthetic")}
     text = json.dumps({**axes, "either": select.policy == "either", "cells": cells}, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 

@@ -12,19 +12,19 @@ EXAMPLES = 3
 GROUPS, MEMBERS = 2, 3
 """Duplicate groups shown of each kind, and most members of one beside its keeper."""
 
-_SOURCE = "list_position(['web', 'synthetic', 'human'], source)"
+_ORIGIN = "list_position(['web', 'synthetic', 'human'], origin)"
 _ROWS = """
     SELECT count(*) AS total, count(*) FILTER (status = 'quarantined') AS quarantined,
            count(*) FILTER (status = 'rejected') AS refused
     FROM pairs"""
 _TEXTS = f"""
-    SELECT source, count(*) AS total, count(*) FILTER (kept) AS kept, count(*) FILTER (NOT kept) AS rejected,
+    SELECT origin, count(*) AS total, count(*) FILTER (kept) AS kept, count(*) FILTER (NOT kept) AS rejected,
            count(itm) + count(itc) > 0 AS scored
-    FROM candidates WHERE text IS NOT NULL GROUP BY source ORDER BY {_SOURCE}"""
+    FROM candidates WHERE text IS NOT NULL GROUP BY origin ORDER BY {_ORIGIN}"""
 _REASONS = f"""
-    SELECT reason, source, count(*) AS n, list(text ORDER BY uid, sample)[:{EXAMPLES}] AS texts
+    SELECT reason, origin, count(*) AS n, list(text ORDER BY uid, sample)[:{EXAMPLES}] AS texts
     FROM candidates WHERE NOT kept AND NOT regexp_matches(reason, '^(quarantined|rejected):')
-    GROUP BY reason, source ORDER BY reason, {_SOURCE}"""
+    GROUP BY reason, origin ORDER BY reason, {_ORIGIN}"""
 _REFUSED = f"""
     SELECT status, reason, count(*) AS n,
            list({{'key': key, 'text': text, 'url': url, 'error': error}} ORDER BY uid)[:{EXAMPLES}] AS examples
@@ -71,12 +71,12 @@ def funnel(connection: duckdb.DuckDBPyConnection) -> Rows:
 
 
 def texts(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Of each source: texts in all, kept, rejected, and whether any has a score."""
+    """Of each origin: texts in all, kept, rejected, and whether any has a score."""
     return ask(connection, _TEXTS).records()
 
 
 def reasons(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Why texts of rows that can be used were not kept: reason, source, n, texts."""
+    """Why texts of rows that can be used were not kept: reason, origin, n, texts."""
     return ask(connection, _REASONS).records()
 
 

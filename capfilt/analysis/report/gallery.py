@@ -36,7 +36,7 @@ _JUDGED = ("web", "synthetic")
 _CHOICE = f"""
     WITH pool AS (
         SELECT uid, %(score)s AS score, %(score)s >= $threshold::FLOAT AS above FROM candidates
-        WHERE {POOL} AND source = $source
+        WHERE {POOL} AND origin = $origin
           AND uid IN (SELECT uid FROM pairs WHERE status = 'ok')),
     bounds AS (SELECT min(score) AS low, max(score) AS high FROM pool),
     tenths AS (SELECT *, least(9, floor(10 * (score - low) / nullif(high - low, 0))) AS tenth FROM pool, bounds),
@@ -47,9 +47,9 @@ _CHOICE = f"""
     SELECT uid FROM ranked GROUP BY uid
     ORDER BY min(CASE WHEN near <= 3 AND score IS NOT NULL THEN 0 ELSE place END), uid LIMIT $n"""
 _TEXTS = f"""
-    SELECT uid, text, source, itm, itc, kept, reason, {POOL} AND source <> 'human' AS judged FROM candidates
+    SELECT uid, text, origin, itm, itc, kept, reason, {POOL} AND origin <> 'human' AS judged FROM candidates
     WHERE uid IN (SELECT unnest($uids)) AND text IS NOT NULL
-    ORDER BY uid, list_position(['web', 'human', 'synthetic'], source), sample"""
+    ORDER BY uid, list_position(['web', 'human', 'synthetic'], origin), sample"""
 
 
 def deciding(select: SelectSettings) -> tuple[Score, float]:
@@ -65,7 +65,7 @@ def choose(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> lis
     """At most CARDS uids, by uid: in turns for their web text and for a synthetic one."""
     score, threshold = deciding(select)
     text, values = _CHOICE % {"score": score}, {"threshold": threshold, "n": CARDS}
-    web, synthetic = ([row[0] for row in ask(connection, text, values | {"source": source}).rows] for source in _JUDGED)
+    web, synthetic = ([row[0] for row in ask(connection, text, values | {"origin": origin}).rows] for origin in _JUDGED)
     turns = [uid for pair in zip_longest(web, synthetic) for uid in pair if uid is not None]
     return sorted(list(dict.fromkeys(turns))[:CARDS])
 

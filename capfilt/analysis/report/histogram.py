@@ -1,8 +1,8 @@
-"""Counts of ITM and ITC by source, so fine that a browser can move the thresholds without the rows.
+"""Counts of ITM and ITC by origin, so fine that a browser can move the thresholds without the rows.
 
 An axis has 200 steps (ITM 0 .. 1 by 0.005, ITC by 0.01) and an edge more at the run's own threshold where that lies
 between two. Texts are counted by both scores at once, so that a rule on both is exact too: at most some 40,000 cells a
-source (0.7 MB of JSON), a few thousand in practice, for any number of rows. Edges are float32, as select's thresholds
+origin (0.7 MB of JSON), a few thousand in practice, for any number of rows. Edges are float32, as select's thresholds
 are, so that the counts at an edge are those that select would give.
 """
 
@@ -18,7 +18,6 @@ from capfilt.analysis.sql import ask
 from capfilt.config.pipeline import SelectSettings
 
 Score = Literal["itm", "itc"]
-SOURCES = ("web", "synthetic", "human")
 POOL = "(kept OR reason IN ('below_itm_threshold', 'below_itc_threshold', 'below_both'))"
 """SQL: the texts whose verdict is a threshold's: no duplicates, no refused rows."""
 HEIGHT, WIDTH = 100, 1000
@@ -63,19 +62,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class Counts:
-    """Texts of the pool by source and both bins."""
+    """Texts of the pool by origin and both bins."""
 
     itm: Axis
     itc: Axis
     cells: dict[str, list[tuple[int, int, int]]]
     """Source -> (itm bin, itc bin, texts), rising."""
 
-    def marginal(self, source: str, score: Score) -> list[int]:
+    def marginal(self, origin: str, score: Score) -> list[int]:
         """Texts in each of an axis' steps; an extra edge divides none, the value at the upper end is in the last."""
         axis, which = (self.itm, 0) if score == "itm" else (self.itc, 1)
         steps = round((axis.high - axis.low) * _STEPS[score])
         out = [0] * steps
-        for cell in self.cells.get(source, []):
+        for cell in self.cells.get(origin, []):
             if cell[which] >= 0:
                 step = bisect_right(_grid(score, axis.low, axis.high), axis.edges[cell[which]]) - 1
                 out[min(step, steps - 1)] += cell[2]
@@ -87,10 +86,10 @@ def count(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> Coun
     itm = _axis("itm", 0.0, 1.0, select.itm_threshold if select.policy != "itc_threshold" else 0.0, select)
     bounds = ask(connection, f"SELECT min(itc), max(itc) FROM candidates WHERE {POOL}").rows[0]
     itc = _itc_axis(bounds, select)
-    text = f"SELECT source, {itm.sql()}, {itc.sql()}, count(*) FROM candidates WHERE {POOL} GROUP BY ALL ORDER BY ALL"
+    text = f"SELECT origin, {itm.sql()}, {itc.sql()}, count(*) FROM candidates WHERE {POOL} GROUP BY ALL ORDER BY ALL"
     cells: dict[str, list[tuple[int, int, int]]] = {}
-    for source, i, j, n in ask(connection, text).rows:
-        cells.setdefault(source, []).append((i, j, n))
+    for origin, i, j, n in ask(connection, text).rows:
+        cells.setdefault(origin, []).append((i, j, n))
     return Counts(itm, itc, cells)
 
 

@@ -25,14 +25,14 @@
   };
 
   function showCounts() {
-    for (const [source, cells] of Object.entries(data.cells)) {
-      const out = document.getElementById("live-" + source);
+    for (const [origin, cells] of Object.entries(data.cells)) {
+      const out = document.getElementById("live-" + origin);
       if (!out) continue;
       let kept = 0;
       for (let k = 0; k < cells.length; k += 3) if (passes(cells[k], cells[k + 1])) kept += cells[k + 2];
       const change = kept - Number(out.dataset.run);
       out.textContent = kept.toLocaleString("en-US");
-      document.getElementById("change-" + source).textContent =
+      document.getElementById("change-" + origin).textContent =
         change === 0 ? "as in the run" : (change > 0 ? "+" : "−") + Math.abs(change).toLocaleString("en-US");
     }
   }
@@ -64,7 +64,7 @@
           line.classList.toggle("changed", changed);
           line.querySelector(".verdict").textContent = kept ? "kept" : changed ? "rejected" : line.dataset.told;
         }
-        verdicts.add(line.dataset.source + (line.classList.contains("kept") ? "-kept" : "-rejected"));
+        verdicts.add(line.dataset.origin + (line.classList.contains("kept") ? "-kept" : "-rejected"));
       }
       card.dataset.verdicts = [...verdicts].join(" ");
     }

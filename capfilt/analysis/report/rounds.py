@@ -17,10 +17,10 @@ from capfilt.analysis.report.build import short
 from capfilt.analysis.report.gallery import thumbnails
 from capfilt.analysis.sql import ask, connect
 from capfilt.errors import DataError
-from capfilt.selection.accounting import SOURCES
 from capfilt.selection.policies import JUDGED
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import open_run, read_json
+from capfilt.store.schema import ORIGINS
 from capfilt.store.shards import write_atomic
 
 _HERE = Path(__file__).parent
@@ -42,9 +42,9 @@ METRICS = (
 )
 _CAPTIONS = """
     SELECT uid, text, itm, kept FROM candidates
-    WHERE source = 'synthetic' AND sample = 0 AND uid IN (SELECT unnest($uids))"""
-_OWN = "SELECT uid, text, itm, kept FROM candidates WHERE source = 'web' AND uid IN (SELECT unnest($uids))"
-_CHOICE = "SELECT uid FROM candidates WHERE source = 'synthetic' AND itm IS NOT NULL GROUP BY uid ORDER BY uid LIMIT $n"
+    WHERE origin = 'synthetic' AND sample = 0 AND uid IN (SELECT unnest($uids))"""
+_OWN = "SELECT uid, text, itm, kept FROM candidates WHERE origin = 'web' AND uid IN (SELECT unnest($uids))"
+_CHOICE = "SELECT uid FROM candidates WHERE origin = 'synthetic' AND itm IS NOT NULL GROUP BY uid ORDER BY uid LIMIT $n"
 
 
 def write_loop_report(run: Path) -> Path:
@@ -74,9 +74,9 @@ def write_loop_report(run: Path) -> Path:
 def _counts(one: Mapping[str, Any]) -> dict[str, Any]:
     """What a round kept, and which share of the texts that it judged it refused: the paper's noise ratio."""
     counts = one["accounting"]
-    texts = {source: counts["texts"][source] for source in SOURCES if source in counts["texts"]}
-    sources = [{"source": source, **_judged(of)} for source, of in texts.items() if of["candidates"]]
-    return {"round": one["round"], "rows": counts["rows"]["in"], "sources": sources}
+    texts = {origin: counts["texts"][origin] for origin in ORIGINS if origin in counts["texts"]}
+    origins = [{"origin": origin, **_judged(of)} for origin, of in texts.items() if of["candidates"]]
+    return {"round": one["round"], "rows": counts["rows"]["in"], "origins": origins}
 
 
 def _judged(texts: Mapping[str, Any]) -> dict[str, Any]:

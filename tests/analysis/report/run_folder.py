@@ -74,18 +74,18 @@ def candidates(i: int, threshold: float = 0.5) -> list[dict[str, Any]]:
     row, facts, uid = pair(i), facts_of(i), pair(i)["uid"]
     own = "human" if row["role"] == "human" else "web"
     if row["status"] != "ok":
-        return [{"uid": uid, "text": row["text"], "source": own, "round": 0, "kept": False,
+        return [{"uid": uid, "text": row["text"], "origin": own, "round": 0, "kept": False,
                  "reason": f"{row['status']}:{row['reason']}"}]  # fmt: skip
     texts = [(own, row["text"], None)] + ([("synthetic", facts["caption"], 0)] if own == "web" and i != 40 else [])
     mark = f"duplicate:{facts['duplicate_kind']}" if facts["duplicate_of"] else None
     mark = "contaminated" if facts["contaminates"] else mark
     lines = []
-    for (source, text, sample), itc, itm in zip(texts, facts["itc"], facts["itm"], strict=False):
-        low = "below_itm_threshold" if itm < threshold and source != "human" else None
+    for (origin, text, sample), itc, itm in zip(texts, facts["itc"], facts["itm"], strict=False):
+        low = "below_itm_threshold" if itm < threshold and origin != "human" else None
         made = {"model": "tiny/captioner", "digest": "0" * 16, "decoding": json.dumps({"method": "beam"})}
         lines.append(
-            {"uid": uid, "text": text, "source": source, "sample": sample, "round": 0, "itc": itc, "itm": itm,
-             "kept": (mark or low) is None, "reason": mark or low} | (made if source == "synthetic" else {})
+            {"uid": uid, "text": text, "origin": origin, "sample": sample, "round": 0, "itc": itc, "itm": itm,
+             "kept": (mark or low) is None, "reason": mark or low} | (made if origin == "synthetic" else {})
         )  # fmt: skip
     return lines
 

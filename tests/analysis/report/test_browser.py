@@ -37,17 +37,17 @@ def dom(tmp_path: Path) -> Callable[..., str]:
 
 def live(document: str) -> dict[str, int]:
     found = re.findall(r'id="live-(\w+)"[^>]*>([\d,]+)<', document)
-    return {source: int(n.replace(",", "")) for source, n in found}
+    return {origin: int(n.replace(",", "")) for origin, n in found}
 
 
 def expected(itm: float, itc: float | None, either: bool = False) -> dict[str, int]:
     """What select would keep, from the ledger's float32 scores."""
     out = {"web": 0, "synthetic": 0}
     for line in (line for i in range(64) for line in _RUN["candidates"](i)):
-        if line["source"] in out and (line["kept"] or line["reason"] == "below_itm_threshold"):
+        if line["origin"] in out and (line["kept"] or line["reason"] == "below_itm_threshold"):
             first = np.float32(line["itm"]) >= np.float32(itm)
             second = itc is None or np.float32(line["itc"]) >= np.float32(itc)
-            out[line["source"]] += bool(first or second) if either else bool(first and second)
+            out[line["origin"]] += bool(first or second) if either else bool(first and second)
     return out
 
 

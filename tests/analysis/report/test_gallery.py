@@ -57,8 +57,8 @@ def test_refused_rows_and_duplicates_are_no_examples(layout: RunLayout) -> None:
 def test_the_own_text_comes_first_and_every_text_is_there(layout: RunLayout) -> None:
     with connect(layout) as connection:
         found = texts(connection, [uid(30), uid(61)])
-    assert [(line["source"], line["judged"]) for line in found[uid(30)]] == [("web", True), ("synthetic", True)]
-    assert [(line["source"], line["judged"]) for line in found[uid(61)]] == [("human", False)]
+    assert [(line["origin"], line["judged"]) for line in found[uid(30)]] == [("web", True), ("synthetic", True)]
+    assert [(line["origin"], line["judged"]) for line in found[uid(61)]] == [("human", False)]
 
 
 def test_without_scores_the_choice_is_by_uid(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ ITC = st.one_of(st.floats(-1, 1, width=32), st.sampled_from([-1.0000001192092896
 
 
 def ledger(rows: list[tuple[Any, ...]]) -> duckdb.DuckDBPyConnection:
-    """A database whose `candidates` are (source, itm, itc, kept, reason)."""
+    """A database whose `candidates` are (origin, itm, itc, kept, reason)."""
     connection = duckdb.connect()
     kinds = [pa.string(), pa.float32(), pa.float32(), pa.bool_(), pa.string()]
     columns = [pa.array([row[k] for row in rows], kind) for k, kind in enumerate(kinds)]
-    connection.register("candidates", pa.table(columns, ["source", "itm", "itc", "kept", "reason"]))
+    connection.register("candidates", pa.table(columns, ["origin", "itm", "itc", "kept", "reason"]))
     return connection
 
 
@@ -80,7 +80,7 @@ def test_only_texts_that_a_threshold_decides_on_are_counted() -> None:
     ]
     with ledger(rows) as connection:
         cells = count(connection, SelectSettings()).cells
-    assert {source: sum(n for *_, n in found) for source, found in cells.items()} == {"web": 2, "synthetic": 1}
+    assert {origin: sum(n for *_, n in found) for origin, found in cells.items()} == {"web": 2, "synthetic": 1}
 
 
 @pytest.mark.parametrize("policy", ["top_k", "keep_all"])
@@ -121,5 +121,5 @@ def test_a_real_run_counts_what_its_ledger_has(tmp_path: Path) -> None:
     layout = build_run(tmp_path)
     with connect(layout) as connection:
         counts: Counts = count(connection, layout.pipeline.select)
-        kept = connection.execute("SELECT count(*) FROM candidates WHERE kept AND source = 'web'").fetchall()[0][0]
+        kept = connection.execute("SELECT count(*) FROM candidates WHERE kept AND origin = 'web'").fetchall()[0][0]
     assert sum(n for i, _, n in counts.cells["web"] if i >= counts.itm.at) == kept
