@@ -163,7 +163,7 @@ def test_two_runs_give_equal_bytes(layout: RunLayout) -> None:
 
 
 def test_nothing_kept_is_a_data_set_too(layout: RunLayout) -> None:
-    none = replace(again(layout, select={"itm_threshold": 1.0}), units=layout.shards[:1])
+    none = replace(again(layout, select={"itm_threshold": 1.0}), shards=layout.shards[:1])
     SelectStage(none).process(0)
     EmitStage(none).process()
     assert pq.read_schema(layout.run / NAME / "data" / "train-00000-of-00001.parquet").names == [
