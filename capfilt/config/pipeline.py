@@ -204,9 +204,6 @@ class Truth(ConfigModel):
     """Name of the source that the keys are of; the first web source by default."""
 
 
-StageName = Literal["ingest", "near", "caption", "score", "dedup", "select", "emit"]
-
-
 class Pipeline(ConfigModel):
     """The whole file."""
 
@@ -223,7 +220,8 @@ class Pipeline(ConfigModel):
     dedup: DedupSettings = DedupSettings()
     select: SelectSettings = SelectSettings()
     emit: list[EmitFormat] = Field(default=[EmitParquet(format="parquet")])
-    resources: dict[StageName, Resources] = Field(default={})
+    resources: dict[str, Resources] = Field(default={})
+    """Per stage, by the stage's name."""
     truth: Truth | None = None
     rounds: int = Field(default=1, ge=1)
     """Of CapFilt: each captions and judges the same pairs with the models that the one before it trained."""

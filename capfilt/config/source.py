@@ -48,11 +48,14 @@ class Download(ConfigModel):
     """A larger share of rows that do not come stops the run, with advice. Looked at after 200 rows and each shard."""
 
 
-PATIENCE = (
+NON_FINGERPRINT = (
     "threads", "per_host", "timeout", "retries", "backoff", "max_wait", "contact", "block_hosts", "max_error_rate",
 )  # fmt: skip
 """Settings that may change while a run goes on: for equal answers of the servers they change nothing (but block_hosts,
 which holds for what is asked from then on)."""
+
+_URLS_ONLY = ("filter", "rows", "seed", "download")
+"""Keys that only a source of type `urls` may set."""
 
 
 class Source(ConfigModel):
@@ -80,18 +83,18 @@ class Source(ConfigModel):
     @model_validator(mode="after")
     def _check(self) -> "Source":
         fields = type(self).model_fields
-        given = [key for key in ("filter", "rows", "seed", "download") if getattr(self, key) != fields[key].default]
+        given = [key for key in _URLS_ONLY if getattr(self, key) != fields[key].default]
         if given and self.type != "urls":
             raise ValueError(f"{', '.join(given)}: only of sources of type urls, not {self.type}")
         return self
 
-    def decides(self) -> dict[str, Any]:
-        """What of it decides the rows and their bytes, JSON-able: not where it lies, nor how patiently it is asked."""
-        out = {"path", "image_root"} | ({"filter", "rows", "seed", "download"} if self.type != "urls" else set())
-        found = self.model_dump(mode="json", exclude=out)
-        if self.type == "urls":
-            found["download"] = {key: value for key, value in found["download"].items() if key not in PATIENCE}
-        return found
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """JSON-able settings that determine the rows and their bytes: not paths, nor the keys in NON_FINGERPRINT."""
+        excluded = {"path", "image_root"} | (set() if self.type == "urls" else set(_URLS_ONLY))
+        fields = self.model_dump(mode="json", exclude=excluded)
+        if "download" in fields:
+            fields["download"] = {k: value for k, value in fields["download"].items() if k not in NON_FINGERPRINT}
+        return fields
 
 
 class _Named(Protocol):

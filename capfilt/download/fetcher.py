@@ -22,11 +22,11 @@ from typing import Any
 from capfilt.config.source import Download
 from capfilt.download.body_buffer import Place, Spool
 from capfilt.download.opener import Opener, Outcome
-from capfilt.download.result import Arrival
+from capfilt.download.result import FetchResult
 from capfilt.errors import ConfigError
 
 
-class Crew:
+class Fetcher:
     """Threads that fetch for one source in this process. What it learns of hosts serves all of its shards."""
 
     def __init__(self, rules: Download, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Crew:
         self._opener = Opener(rules, folder=folder, sleep=self._pause)
         self._download_image = load_img2dataset("downloader").download_image
 
-    def fetch(self, urls: Sequence[str]) -> Generator[Arrival, None, None]:
+    def fetch(self, urls: Sequence[str]) -> Generator[FetchResult, None, None]:
         """One arrival a URL, in order; all are under way at once, as far as threads and hosts allow.
 
         An URL that occurs several times is asked once.
@@ -79,10 +79,10 @@ class Crew:
             raise InterruptedError("the run was stopped")
 
 
-def _arrived(url: str, outcome: Outcome, image: bytes | None) -> Arrival:
+def _arrived(url: str, outcome: Outcome, image: bytes | None) -> FetchResult:
     notes = {"url": outcome.url, "x_robots_tag": outcome.x_robots_tag, "robots_txt": outcome.robots_txt}
     told = {name: note for name, note in notes.items() if note is not None and note != url}
-    return Arrival(image, outcome.reason, outcome.told, told)
+    return FetchResult(image, outcome.reason, outcome.told, told)
 
 
 @contextmanager

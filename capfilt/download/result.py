@@ -1,16 +1,16 @@
-"""What a download gives. Apart: it needs none of the packages of the extra `urls`."""
+"""The result of a download. In a file of its own because it needs none of the packages of the extra `urls`."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Arrival:
+class FetchResult:
     """What became of one URL."""
 
     image: bytes | None
     """The body as it was sent."""
     reason: str | None
     """Why there is none: one of `capfilt.download.reasons`."""
-    told: str
+    message: str
     notes: dict[str, str]
     """url (where redirects ended, if elsewhere), x_robots_tag, robots_txt: as far as there is something to tell."""

@@ -114,7 +114,7 @@ class Pool:
 
     def _need(self, stage: str) -> Resources:
         stage, *_ = self.board.steps[stage].makes
-        return self.plan.layout.pipeline.resources.get(stage, Resources())  # type: ignore[call-overload, no-any-return]
+        return self.plan.layout.pipeline.resources.get(stage, Resources())
 
     def _fits(self, need: Resources) -> bool:
         has = ray.cluster_resources()
@@ -222,7 +222,7 @@ def _enough(plan: Plan) -> None:
         return
     has = ray.cluster_resources()
     for step in plan.steps:
-        need = plan.layout.pipeline.resources.get(step.name, Resources())  # type: ignore[call-overload]
+        need = plan.layout.pipeline.resources.get(step.name, Resources())
         for name, wanted in (("CPU", need.num_cpus), ("GPU", need.num_gpus)):
             if step.todo and wanted > has.get(name, 0):
                 raise RunError(

@@ -1,87 +1,117 @@
-"""What every reader gives: rows as found, numbered the same way in every process.
+"""What every reader yields: rows as found in the source, in an order that is the same in every process.
 
-A row of several texts is spread, one row a text, before anything is counted: `ShardSpec.start` and `ShardSpec.stop`
-count rows of `pairs`. Damage is the one exception: what cannot be read is told by a single row with the reason
+A row with several texts is expanded to one row per text before rows are counted: `ShardSpec.start` and `ShardSpec.stop`
+count rows of `pairs`. Damage is the one exception: everything that cannot be read becomes a single row with the reason
 `source_damaged`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from capfilt.config.pipeline import IngestSettings
 from capfilt.config.source import Source, source_name
 from capfilt.errors import DataError
+from capfilt.media.blocklist import BlockList
 from capfilt.sources.values import Json
 from capfilt.store.layout import ShardSpec
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """One image and one text, nothing verified. With a `reason` the reader found it unusable."""
+    """One image and one text, not verified. `reason` is set if the reader found the row unusable."""
 
     key: str
     """Unique in a well-formed source."""
     image: bytes | None = None
     path: str | None = None
-    """File name of the image as the source has it; never opened from here."""
+    """File name of the image as the source states it; never opened."""
     text: str | None = None
     url: str | None = None
     meta: dict[str, Json] = field(default_factory=dict)
-    """The source's other understood columns under their lower-case names; `text_mended`: bad UTF-8 became U+FFFD."""
+    """The source's other known columns, by lower-case name. `text_mended`: bad UTF-8 was replaced by U+FFFD."""
     sha256: str | None = None
     """What the source states for `image`: 64 lower-case hex digits."""
     md5: str | None = None
     """32 lower-case hex digits."""
     reason: str | None = None
-    """too_many_bytes, tar_member, download_failed, source_damaged, image_missing, blocked, or of download.reasons."""
+    """too_many_bytes, tar_member, download_failed, source_damaged, image_missing, blocked, or see download.reasons."""
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class ReaderOptions:
+    """What a reader may need beside its source."""
+
+    rules: IngestSettings
+    run: Path
+    """Folder of the run."""
+    block_list: BlockList | None
+    """None: read it from `rules.block_hashes` when needed."""
+
+
 class Reader(Protocol):
-    """One source. Cheap to make; holds no open file between calls."""
+    """Reads one source. Cheap to construct; keeps no file open between calls."""
 
     def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
-        """All rows, cut into shards of at most that many; a shard never crosses a file, but ranges of a list may.
+        """Split all rows into shards of at most `rows_per_shard` rows. A shard never spans two files.
 
-        Always the same for the same files: by name, then as rows lie in the file. Reads footers, headers or the list.
-        Raises DataError if there is no row, no image column, or something that is refused (extension types).
+        The result is the same whenever the files are the same: files by name, rows in file order. Reads footers,
+        headers or the list.
+
+        Raises:
+            DataError: there is no row or no image column, or the file has something that is refused (extension types).
         """
         ...
 
     def identity(self) -> list[list[str | int]]:
-        """JSON-able facts that change when the source does, for ingest's fingerprint.
+        """JSON-able facts that change when the source changes, for the fingerprint of ingest.
 
-        Container files (Parquet, tar, arrow, JSON lists): relative name, size, sha256 over the first and last 64 KiB.
-        Images of a folder: relative name and size. Its texts and metadata: relative name, size and mtime in ns, for
-        opening millions of .txt files takes too long. Images that a BLIP json names are not looked at.
+        Container files (Parquet, tar, Arrow, JSON lists): relative name, size, sha256 over the first and last 64 KiB.
+        Images of a folder: relative name and size. Texts and metadata of a folder: relative name, size and mtime in
+        ns, because opening millions of .txt files takes too long. Images that a BLIP JSON list names are not checked.
         """
         ...
 
-    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
-        """The rows of one unit, in order, one at a time.
+    def rows(self, spec: ShardSpec, positions: Sequence[int] | None = None) -> Iterator[RawRow]:
+        """Yield the rows of one shard, in order, one at a time.
 
-        Raises DataError for a file that is gone or cannot be opened; never because of what is in it.
+        Args:
+            spec: as `shard_specs` returned it.
+            positions: only these rows, ascending, counted from `spec.start`; None yields all.
+
+        Raises:
+            DataError: a file is missing or cannot be opened. Never because of its content.
         """
         ...
 
 
 class SourceDamagedError(DataError):
-    """A file, or the rest of it, that cannot be read: becomes a row."""
+    """A file, or the rest of it, cannot be read. Readers turn it into a row."""
 
 
 def damaged(key: str, error: object) -> RawRow:
-    """The row that stands for everything that could not be read."""
+    """The row that represents everything that could not be read."""
     return RawRow(key, reason="source_damaged", error=str(error))
 
 
-def cut(source: Source, path: str, total: int, rows_per_shard: int) -> list[ShardSpec]:
-    """Units of one file of `total` rows."""
+def split_into_shards(source: Source, path: str, total: int, rows_per_shard: int) -> list[ShardSpec]:
+    """Shards of one file of `total` rows."""
     starts = range(0, total, rows_per_shard)
     return [ShardSpec(source_name(source), path, start, min(start + rows_per_shard, total)) for start in starts]
 
 
-def some(units: list[ShardSpec], source: Source) -> list[ShardSpec]:
-    """The units. Raises DataError where there is none."""
-    if not units:
+def require_rows(specs: list[ShardSpec], source: Source) -> list[ShardSpec]:
+    """Return the shards unchanged. Raises DataError if there is none."""
+    if not specs:
         raise DataError(f"{source.path}: the source {source_name(source)!r} has no row")
-    return units
+    return specs
+
+
+def at_positions(rows: Iterator[RawRow], positions: Sequence[int] | None) -> Iterator[RawRow]:
+    """The rows at these positions (counted from 0), or all. For readers that have to read every row anyway."""
+    if positions is None:
+        return rows
+    wanted = frozenset(positions)
+    return (row for position, row in enumerate(rows) if position in wanted)

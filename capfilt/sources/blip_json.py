@@ -9,7 +9,7 @@ To number those without the list in memory, a pass over it keeps 12 bytes a row.
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError, DataError
-from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
+from capfilt.sources.base import RawRow, SourceDamagedError, at_positions, damaged, require_rows, split_into_shards
 from capfilt.sources.columns import choose, described
 from capfilt.sources.files import Container, read_capped, reading, too_large
 from capfilt.sources.json_list import JsonList
@@ -56,19 +56,22 @@ class BlipJsonReader:
 
     def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
         total = self._index.rows + (self._index.error is not None)
-        return some(cut(self.source, "", total, rows_per_shard), self.source)
+        return require_rows(split_into_shards(self.source, "", total, rows_per_shard), self.source)
 
     def identity(self) -> list[list[str | int]]:
         return [self._file.identity()]
 
-    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
+    def rows(self, spec: ShardSpec, positions: Sequence[int] | None = None) -> Iterator[RawRow]:
+        return at_positions(self._all_rows(spec), positions)
+
+    def _all_rows(self, spec: ShardSpec) -> Iterator[RawRow]:
         index = self._index
-        for row, record, image, text in self._walk(unit.start):
-            if row >= min(unit.stop, index.rows):
+        for row, record, image, text in self._walk(spec.start):
+            if row >= min(spec.stop, index.rows):
                 break
-            if row >= unit.start:
+            if row >= spec.start:
                 yield self._row(row, record, image, text)
-        if index.error is not None and unit.start <= index.rows < unit.stop:
+        if index.error is not None and spec.start <= index.rows < spec.stop:
             yield damaged(f"{self._file.name}#{index.rows}-", f"{self._file.name}: {index.error}")
 
     @cached_property

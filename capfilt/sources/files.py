@@ -24,7 +24,7 @@ _MAGIC = re.compile(r"[*?[]")
 class Container:
     """A file with rows in it."""
 
-    unit: str
+    spec_path: str
     """`ShardSpec.path`: relative to the source's path, "" where the path is the file."""
     name: str
     """What keys and messages call it."""
@@ -74,7 +74,7 @@ def containers(source: Source, suffixes: tuple[str, ...]) -> list[Container]:
 def container(files: list[Container], unit: str) -> Container:
     """The one that a unit is of. Raises DataError if it is no longer there."""
     for file in files:
-        if file.unit == unit:
+        if file.spec_path == unit:
             return file
     raise DataError(f"{unit}: the file was there when the run was planned and is gone; put it back or plan again")
 

@@ -8,7 +8,7 @@ The names are held in memory (some 100 bytes an image); of the metadata only wha
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError
-from capfilt.sources.base import RawRow, cut, some
+from capfilt.sources.base import RawRow, at_positions, require_rows, split_into_shards
 from capfilt.sources.columns import choose, described, spread
 from capfilt.sources.files import TEXT_BYTES, read_capped, reading, too_large
 from capfilt.sources.values import key_text, mend, texts
@@ -38,7 +38,8 @@ class FolderReader:
             raise ConfigError(f"sources.{source_name(source)}.path: {self._root}: no such folder")
 
     def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
-        return some(cut(self.source, "", int(self._ends[-1]) if self._names else 0, rows_per_shard), self.source)
+        total = int(self._ends[-1]) if self._names else 0
+        return require_rows(split_into_shards(self.source, "", total, rows_per_shard), self.source)
 
     def identity(self) -> list[list[str | int]]:
         found: list[list[str | int]] = []
@@ -52,16 +53,19 @@ class FolderReader:
                 found.append([key_text(name), facts.st_size, facts.st_mtime_ns])
         return found
 
-    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
-        first = int(np.searchsorted(self._ends, unit.start, side="right"))
-        last = int(np.searchsorted(self._ends, unit.stop - 1, side="right"))
+    def rows(self, spec: ShardSpec, positions: Sequence[int] | None = None) -> Iterator[RawRow]:
+        return at_positions(self._all_rows(spec), positions)
+
+    def _all_rows(self, spec: ShardSpec) -> Iterator[RawRow]:
+        first = int(np.searchsorted(self._ends, spec.start, side="right"))
+        last = int(np.searchsorted(self._ends, spec.stop - 1, side="right"))
         names = self._names[first : last + 1]
         wanted = set(names)
         known = {name: record for name, record in self._metadata() if name in wanted}
         position = int(self._ends[first - 1]) if first else 0
         for name in names:
             for row in self._image_rows(name, known.get(name, {})):
-                if unit.start <= position < unit.stop:
+                if spec.start <= position < spec.stop:
                     yield row
                 position += 1
 

@@ -3,7 +3,7 @@
 Strings are read as bytes: a Parquet file may hold text that is not UTF-8, and it is mended a value at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from capfilt.config.source import Source
 from capfilt.errors import DataError
-from capfilt.sources.base import RawRow, SourceDamagedError, cut, damaged, some
+from capfilt.sources.base import RawRow, SourceDamagedError, at_positions, damaged, require_rows, split_into_shards
 from capfilt.sources.columns import Columns, choose, described, key_of, require, spread
 from capfilt.sources.files import Container, container, containers, too_large
 from capfilt.sources.values import optional_text
@@ -71,19 +71,22 @@ class TableReader:
         for file in self.files:
             with self.open(file) as table:
                 total = sum(group.rows for group in table.groups)
-            found += cut(self.source, file.unit, total, rows_per_shard)
-        return some(found, self.source)
+            found += split_into_shards(self.source, file.spec_path, total, rows_per_shard)
+        return require_rows(found, self.source)
 
     def identity(self) -> list[list[str | int]]:
         return [file.identity() for file in self.files]
 
-    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
-        file = container(self.files, unit.path)
+    def rows(self, spec: ShardSpec, positions: Sequence[int] | None = None) -> Iterator[RawRow]:
+        return at_positions(self._all_rows(spec), positions)
+
+    def _all_rows(self, spec: ShardSpec) -> Iterator[RawRow]:
+        file = container(self.files, spec.path)
         with self.open(file) as table:
             row, record = 0, 0
             for group in table.groups:
-                if row < unit.stop and row + group.rows > unit.start:
-                    yield from self._group(file, table.columns, group, record, unit.start - row, unit.stop - row)
+                if row < spec.stop and row + group.rows > spec.start:
+                    yield from self._group(file, table.columns, group, record, spec.start - row, spec.stop - row)
                 row, record = row + group.rows, record + group.records
 
     def _group(

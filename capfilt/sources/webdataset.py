@@ -7,13 +7,13 @@ A row's key is the json's `uid` if it has one, else `<tar's name>/<members' key>
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePosixPath
 
 from capfilt.config.source import Source
-from capfilt.sources.base import RawRow, SourceDamagedError, cut, some
+from capfilt.sources.base import RawRow, SourceDamagedError, at_positions, require_rows, split_into_shards
 from capfilt.sources.columns import IMAGE, TEXT, Columns, Stated, choose, described, key_of, spread
 from capfilt.sources.files import TEXT_BYTES, Container, container, containers, reading, too_large
 from capfilt.sources.tar import Member, NoEndError, members, open_tar
@@ -52,16 +52,16 @@ class WebDatasetReader:
         self._stated = tuple(source.columns.items())
 
     def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
-        totals = [(file.unit, sum(1 for _ in self._rows(file, images=False))) for file in self.files]
-        return some(
-            [unit for path, total in totals for unit in cut(self.source, path, total, rows_per_shard)], self.source
-        )
+        totals = [(file.spec_path, sum(1 for _ in self._rows(file, images=False))) for file in self.files]
+        specs = [split_into_shards(self.source, path, total, rows_per_shard) for path, total in totals]
+        return require_rows(list(chain.from_iterable(specs)), self.source)
 
     def identity(self) -> list[list[str | int]]:
         return [file.identity() for file in self.files]
 
-    def rows(self, unit: ShardSpec) -> Iterator[RawRow]:
-        yield from islice(self._rows(container(self.files, unit.path), images=True), unit.start, unit.stop)
+    def rows(self, spec: ShardSpec, positions: Sequence[int] | None = None) -> Iterator[RawRow]:
+        rows = self._rows(container(self.files, spec.path), images=True)
+        return at_positions(islice(rows, spec.start, spec.stop), positions)
 
     def _rows(self, file: Container, images: bool) -> Iterator[RawRow]:
         stem = tar_stem(file.name)

@@ -18,11 +18,10 @@ from typing import Any, ClassVar, Literal
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import source_name
-from capfilt.media.blocklist import Blocked
+from capfilt.media.blocklist import BlockList, FileDigests
 from capfilt.media.images import Facts, ImageError, examine, header_area
 from capfilt.sources import RawRow, Reader, open_source
-from capfilt.sources.hashes import mismatch
-from capfilt.sources.urls import UrlsReader
+from capfilt.sources.hashes import hash_mismatch
 from capfilt.stages import retry
 from capfilt.stages.base import NOTHING
 from capfilt.store.layout import RunLayout, ShardSpec
@@ -54,20 +53,21 @@ class IngestStage:
     def __init__(self, layout: RunLayout) -> None:
         self.layout, self.rules = layout, layout.pipeline.ingest
         self._readers: dict[str, Reader] = {}
-        self._blocked = Blocked(None)
+        self._block_list = BlockList(None)
         self._last: tuple[str, Future[Facts | ImageError]] | None = None
         self._alone = Lock()
 
     @staticmethod
     def settings(pipeline: Pipeline) -> Any:
         """Sources and rules without where they lie; the block list by its content."""
-        sources = [source.decides() | {"name": source_name(source)} for source in pipeline.sources]
-        rules = pipeline.ingest.model_dump() | {"block_hashes": Blocked(pipeline.ingest.block_hashes).digest()}
+        sources = [source.fingerprint_fields() | {"name": source_name(source)} for source in pipeline.sources]
+        blocked = BlockList(pipeline.ingest.block_hashes).content_digest()
+        rules = pipeline.ingest.model_dump() | {"block_hashes": blocked}
         return {"sources": sources, "rules": rules}
 
     def setup(self) -> None:
         """Read the block list."""
-        self._blocked = Blocked(self.rules.block_hashes)
+        self._block_list = BlockList(self.rules.block_hashes)
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """See `Stage`. Raises DataError for a source file that is gone."""
@@ -112,17 +112,13 @@ class IngestStage:
         return position, row if looked is None else row | self._verdict(raw, looked)
 
     def _raw(self, unit: ShardSpec, only: Sequence[int] | None) -> Iterator[tuple[int, RawRow]]:
-        reader = self._reader(unit.source)
-        if only is None:
-            return enumerate(reader.rows(unit))
-        if isinstance(reader, UrlsReader):
-            return zip(only, reader.some_rows(unit, only), strict=True)
-        wanted = set(only)
-        return ((position, raw) for position, raw in enumerate(reader.rows(unit)) if position in wanted)
+        rows = self._reader(unit.source).rows(unit, only)
+        return enumerate(rows) if only is None else zip(only, rows, strict=False)
 
     def _reader(self, name: str) -> Reader:
         if name not in self._readers:
-            self._readers[name] = open_source(self.layout.pipeline.source(name), self.rules, self.layout.run)
+            source = self.layout.pipeline.source(name)
+            self._readers[name] = open_source(source, self.rules, self.layout.run, self._block_list)
         return self._readers[name]
 
     def _known(self, source: str, raw: RawRow) -> Row:
@@ -143,10 +139,12 @@ class IngestStage:
         if len(raw.image) > self.rules.max_bytes:
             told = f"image file of {len(raw.image)} bytes is above the cap of {self.rules.max_bytes} bytes"
             return _quarantined("too_many_bytes", told)
-        sha256, wrong = mismatch(raw, raw.image)
-        if self._blocked.bytes(raw.image):
-            return {"sha256": sha256} | _blocked("its hash is in ingest.block_hashes")
-        return {"sha256": sha256} | ({} if wrong is None else _quarantined("hash_mismatch", wrong))
+        digests = FileDigests(raw.image)
+        found = {"sha256": digests.sha256}
+        if self._block_list.blocks(digests):
+            return found | _blocked("its hash is in ingest.block_hashes")
+        wrong = hash_mismatch(raw, digests)
+        return found if wrong is None else found | _quarantined("hash_mismatch", wrong)
 
     def _look(self, data: bytes, sha256: str, pool: ThreadPoolExecutor) -> "Future[Facts | ImageError]":
         """Facts of an image; a row whose file is that of the row before (its next text) is not decoded again."""

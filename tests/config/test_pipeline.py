@@ -50,7 +50,6 @@ def test_defaults_are_the_paper_s() -> None:
         ),
         ({"caption": {"model": "m", "decoding": {"seed": 3}}}, "decoding.seed: give caption.seed instead"),
         ({"emit": [{"format": "pairs"}] * 2}, "each format once"),
-        ({"resources": {"captoin": {}}}, "resources.captoin"),
         ({"name": "../x"}, "name: String should match pattern"),
     ],
 )
