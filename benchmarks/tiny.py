@@ -1,4 +1,4 @@
-"""Measures the shipped tiny models on held-out pairs and writes the numbers into their cards and the README.
+"""Measures the shipped tiny models on held-out pairs and writes the numbers into their cards and `docs/models.md`.
 
     python -m benchmarks.tiny --pairs photos-val.parquet --train photos-train.parquet --text human_text
 
@@ -79,7 +79,7 @@ def main() -> None:
     for name, result in results.items():
         insert(ROOT / f"models/tiny/{name}/README.md", table(result, CAPTIONER if name == "captioner" else MATCHER))
     judged, written = table(results["filter"], MATCHER), table(results["captioner"], CAPTIONER)
-    insert(ROOT / "README.md", f"`tiny/filter`\n\n{judged}\n\n`tiny/captioner`\n\n{written}")
+    insert(ROOT / "docs/models.md", f"`tiny/filter`\n\n{judged}\n\n`tiny/captioner`\n\n{written}")
 
 
 if __name__ == "__main__":

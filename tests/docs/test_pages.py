@@ -1,0 +1,73 @@
+"""What pages say by hand agrees with the code: messages, layers, links, the README's size."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") if (ROOT / name).is_file()]
+FAQ = (ROOT / "docs/faq.md").read_text(encoding="utf-8")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """Every string of the code; implicitly joined ones and f-strings whole, each value of an f-string as `…`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+@pytest.fixture(scope="module")
+def messages() -> str:
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "capfilt").rglob("*.py"))
+    return "\n".join(text for tree in trees for text in texts(tree))
+
+
+@pytest.mark.parametrize("quoted", re.findall(r"^### `(.+)`$", FAQ, flags=re.MULTILINE))
+def test_the_messages_of_the_faq_are_those_of_the_code(messages: str, quoted: str) -> None:
+    parts = [part.strip() for part in quoted.split("…") if part.strip()]
+    assert parts
+    assert all(part in messages for part in parts), "reword docs/faq.md as the code's message"
+
+
+def test_the_faq_quotes_messages() -> None:
+    assert len(re.findall(r"^### `", FAQ, flags=re.MULTILINE)) >= 20
+
+
+def test_the_layer_picture_and_table_show_the_layers_of_the_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    names = [name for row in layers for name in re.split(r"\s*[:|]\s*", row)]
+    picture = (ROOT / "docs/layers.svg").read_text(encoding="utf-8")
+    assert re.findall(r'class="layer">(\w+)<', picture) == names
+    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert table == names
+
+
+@pytest.mark.parametrize("path", TOP, ids=lambda path: path.name)
+def test_links_of_the_pages_at_the_top_resolve(path: Path) -> None:
+    for link in _LINK.findall(path.read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (ROOT / link.split("#")[0]).exists(), link
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 160
+    assert max(map(len, lines)) <= 160
+
+
+def test_modules_named_by_the_pages_exist() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md"), *TOP]
+    pages += ROOT.glob("models/tiny/*/README.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"python -m ((?:capfilt|benchmarks|tests)[\w.]*)", text))
+    assert named
+    for name in named - {"capfilt.cli"}:
+        assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
