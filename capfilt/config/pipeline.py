@@ -116,28 +116,31 @@ class Thresholds(ConfigModel):
     itc_threshold: float | None = Field(default=None, ge=-1, le=1)
 
 
+PolicyName = Literal["itm_threshold", "calibrated", "itc_threshold", "both", "either", "top_k", "keep_all"]
+"""One file each in `capfilt.selection.policies`."""
+
+
 class SelectSettings(ConfigModel):
     """What is kept, decided from stored scores."""
 
-    policy: Literal["itm_threshold", "calibrated", "itc_threshold", "both", "either", "top_k", "keep_all"] = (
-        "itm_threshold"
-    )
-    """itm_threshold: the paper's. calibrated: likewise, with the threshold at which the human rows say that the kept
-    texts have `target_precision`. both, either: of ITM and ITC. top_k: the best `top_k` texts of an image by `rank_by`,
-    no threshold. keep_all: whatever is no duplicate and not refused."""
+    policy: PolicyName = "itm_threshold"
+    """itm_threshold: the paper's filter. calibrated: the same, at the least threshold at which the kept human rows
+    match with `target_precision`. itc_threshold: ITC instead of ITM. both, either: thresholds on ITM and ITC. top_k:
+    the best `top_k` texts per image by `rank_by`, without a threshold. keep_all: every text that is no duplicate and
+    was not refused."""
     itm_threshold: float = Field(default=0.5, ge=0, le=1)
     """Least P(match)."""
     itc_threshold: float = Field(default=0.25, ge=-1, le=1)
     """Least cosine."""
     target_precision: float = Field(default=0.9, gt=0, lt=1)
-    """calibrated: share of the kept texts that shall match."""
+    """calibrated: share of the kept texts that match."""
     noise_prior: float = Field(default=0.5, gt=0, lt=1)
     """calibrated: share of the judged texts that is assumed not to match; 0.5 is as many mismatched as matched."""
     per_origin: dict[Literal["web", "synthetic"], Thresholds] = Field(default={})
     """Thresholds of web or synthetic texts that replace the ones above. Older files call it `per_source`."""
     top_k: int = Field(default=1, ge=1)
     rank_by: Literal["itm", "itc"] = "itm"
-    """Order of an image's texts for `top_k` and `max_texts_per_image`."""
+    """Score that orders the texts of an image for `top_k` and `max_texts_per_image`."""
     max_texts_per_image: int | None = Field(default=None, ge=1)
     """Applied after the policy."""
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from capfilt.config.pipeline import SelectSettings
 from capfilt.errors import ConfigError
+from capfilt.selection.policies import policy_of
 from capfilt.store.arrays import Floats, equal
 from capfilt.store.layout import RunLayout
 from capfilt.store.shards import table
@@ -59,7 +60,7 @@ def calibrate(layout: RunLayout) -> Calibration | None:
         ConfigError: too few human rows, or no threshold reaches the target. DataError: a damaged shard.
     """
     select = layout.pipeline.select
-    if select.policy != "calibrated":
+    if not policy_of(select).calibrated:
         return None
     parts = [_scores(layout, shard) for shard in range(len(layout.shards))]
     matched, mismatched = (np.concatenate([part[side] for part in parts]) for side in (0, 1))

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.pipeline import SelectSettings as Settings
 from capfilt.selection.calibration import calibrate, effective
-from capfilt.selection.policies import Texts, decide
 from capfilt.selection.provenance import decoding_json, model_name
+from capfilt.selection.texts import Texts
+from capfilt.selection.verdicts import decide
 from capfilt.stages.base import NOTHING
 from capfilt.store.arrays import Bools, Reasons, equal
 from capfilt.store.layout import RunLayout

@@ -10,8 +10,8 @@ from capfilt.config.decoding import Decoding
 from capfilt.config.load import validate
 from capfilt.config.pipeline import Pipeline
 from capfilt.errors import DataError
-from capfilt.selection.policies import REASONS
 from capfilt.selection.provenance import decoding_json, model_name
+from capfilt.selection.reasons import REASONS
 from capfilt.stages.select import SelectStage, candidates
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, arrow, score_columns

@@ -24,6 +24,7 @@ from capfilt.analysis.sql import connect, views, visible
 from capfilt.config.pipeline import SelectSettings
 from capfilt.errors import DataError
 from capfilt.selection.calibration import calibrate, effective
+from capfilt.selection.policies import policy_of
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import ORIGINS
 from capfilt.store.shards import write_atomic
@@ -67,6 +68,7 @@ def _context(
     context: dict[str, Any] = {
         "name": layout.pipeline.name,
         "select": layout.pipeline.select,
+        "policy": policy_of(layout.pipeline.select),
         "calibration": None if calibration is None else calibration.sentence,
         "truth": accounting.get("truth"),
     }
@@ -136,7 +138,7 @@ def _chart(counts: Counts, axis: Axis, select: SelectSettings) -> dict[str, Any]
         "step": 0.005 if axis.score == "itm" else 0.01,
         "at": own,
         "place": axis.place(own),
-        "off": axis.at == 0 and select.policy != "either",
+        "off": axis.at == 0 and not policy_of(select).either,
         "ticks": [{"place": axis.place(tick), "label": f"{tick:.1f}".removesuffix(".0")} for tick in ticks],
         "rows": [row for origin in ORIGINS if (row := _bars(origin, counts.marginal(origin, axis.score)))["n"]],
     }
@@ -152,7 +154,7 @@ def _json(counts: Counts, select: SelectSettings) -> Markup:
         axis.score: {"edges": [round(e, 7) for e in axis.edges], "at": axis.at} for axis in (counts.itm, counts.itc)
     }
     cells = {origin: [n for cell in counts.cells.get(origin, []) for n in cell] for origin in ("web", "synthetic")}
-    text = json.dumps({**axes, "either": select.policy == "either", "cells": cells}, separators=(",", ":"))
+    text = json.dumps({**axes, "either": policy_of(select).either, "cells": cells}, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 

@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from capfilt.analysis.report.histogram import POOL, Score
+from capfilt.analysis.report.histogram import POOL
 from capfilt.analysis.sql import ask
 from capfilt.config.pipeline import SelectSettings
 from capfilt.media.images import ImageError, decode_image
+from capfilt.selection.policies import policy_of
+from capfilt.selection.texts import Score
 from capfilt.store.layout import RunLayout
 from capfilt.store.parquet import open_parquet, read_row_group
 from capfilt.store.shards import table
@@ -54,11 +56,8 @@ _TEXTS = f"""
 
 def deciding(select: SelectSettings) -> tuple[Score, float]:
     """The score that the examples are spread over, and the threshold to look around (0.5 where there is none)."""
-    if select.policy == "itc_threshold":
-        return "itc", select.itc_threshold
-    if select.policy == "top_k" and select.rank_by == "itc":
-        return "itc", select.itc_threshold
-    return "itm", select.itm_threshold
+    score: Score = next(iter(policy_of(select).needs(select)), "itm")
+    return score, select.itm_threshold if score == "itm" else select.itc_threshold
 
 
 def choose(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> list[str]:

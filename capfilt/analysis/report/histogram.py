@@ -9,16 +9,18 @@ are, so that the counts at an edge are those that select would give.
 from bisect import bisect_right
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import numpy as np
 
 from capfilt.analysis.sql import ask
 from capfilt.config.pipeline import SelectSettings
+from capfilt.selection.policies import policy_of, threshold_reasons
+from capfilt.selection.texts import Score
 
-Score = Literal["itm", "itc"]
-POOL = "(kept OR reason IN ('below_itm_threshold', 'below_itc_threshold', 'below_both'))"
+_THRESHOLD_REASONS = ", ".join(f"'{reason}'" for reason in threshold_reasons())
+POOL = f"(kept OR reason IN ({_THRESHOLD_REASONS}))"
 """SQL: the texts whose verdict is a threshold's: no duplicates, no refused rows."""
 HEIGHT, WIDTH = 100, 1000
 """Of a chart, in its own units; it is stretched to the page."""
@@ -83,9 +85,9 @@ class Counts:
 
 def count(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> Counts:
     """Count the pool of a run; needs the view `candidates`."""
-    itm = _axis("itm", 0.0, 1.0, select.itm_threshold if select.policy != "itc_threshold" else 0.0, select)
+    thresholds = policy_of(select).thresholds(select)
     bounds = ask(connection, f"SELECT min(itc), max(itc) FROM candidates WHERE {POOL}").rows[0]
-    itc = _itc_axis(bounds, select)
+    itm, itc = _axis("itm", 0.0, 1.0, thresholds.get("itm")), _itc_axis(bounds, thresholds.get("itc"))
     text = f"SELECT origin, {itm.sql()}, {itc.sql()}, count(*) FROM candidates WHERE {POOL} GROUP BY ALL ORDER BY ALL"
     cells: dict[str, list[tuple[int, int, int]]] = {}
     for origin, i, j, n in ask(connection, text).rows:
@@ -93,18 +95,17 @@ def count(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> Coun
     return Counts(itm, itc, cells)
 
 
-def _itc_axis(bounds: tuple[Any, ...], select: SelectSettings) -> Axis:
-    uses = select.policy in ("itc_threshold", "both", "either")
-    values = [float(value) for value in bounds if value is not None] + ([select.itc_threshold] if uses else [])
+def _itc_axis(bounds: tuple[Any, ...], threshold: float | None) -> Axis:
+    """An axis in steps of 0.1 that holds the stored scores' bounds and the threshold."""
+    values = [float(value) for value in (*bounds, threshold) if value is not None]
     low = max(floor(min(values, default=0.0) * 10) / 10, -1.0)
     high = min(ceil(max(values, default=1.0) * 10) / 10, 1.0)
-    high = high if high > low else low + 0.1
-    return _axis("itc", low, high, select.itc_threshold if uses else low, select)
+    return _axis("itc", low, high if high > low else low + 0.1, threshold)
 
 
-def _axis(score: Score, low: float, high: float, threshold: float, select: SelectSettings) -> Axis:
-    off = select.policy in ("top_k", "keep_all")
-    own = float(np.float32(low if off else threshold))
+def _axis(score: Score, low: float, high: float, threshold: float | None) -> Axis:
+    """An axis with an edge at the run's threshold; without one, the run's place is the left end."""
+    own = float(np.float32(low if threshold is None else threshold))
     edges = sorted({*_grid(score, low, high), own})
     return Axis(score, low, high, edges, edges.index(own))
 

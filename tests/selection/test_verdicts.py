@@ -1,17 +1,18 @@
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capfilt.config.pipeline import SelectSettings
-from capfilt.selection.policies import JUDGED, REASONS, Texts, decide
+from capfilt.config.pipeline import PolicyName, SelectSettings
+from capfilt.selection.reasons import REASONS
+from capfilt.selection.texts import Texts
+from capfilt.selection.verdicts import decide
 from capfilt.store.arrays import Reasons, equal
 
 Row = tuple[int, str, int, float | None, float | None]
 """image, origin, sample, itc, itm."""
-POLICIES = ("itm_threshold", "itc_threshold", "both", "either", "top_k", "keep_all")
+POLICIES = get_args(PolicyName)
 
 
 def texts(*rows: Row, refused: dict[int, str] | None = None, failed: bool = False) -> Texts:
@@ -46,30 +47,6 @@ def test_a_score_at_the_threshold_passes_as_it_is_stored() -> None:
     assert reasons(web(itm=0.9), itm_threshold=0.9) == [None]
     assert reasons(web(itm=0.89), itm_threshold=0.9) == ["below_itm_threshold"]
     assert reasons(web(itc=-0.3), itc_threshold=-0.3, policy="itc_threshold") == [None]
-
-
-@pytest.mark.parametrize(
-    ("policy", "itc", "itm", "reason"),
-    [
-        ("itm_threshold", None, 0.6, None),
-        ("itm_threshold", 0.9, None, "no_score"),
-        ("itc_threshold", 0.2, 0.9, "below_itc_threshold"),
-        ("itc_threshold", None, 0.9, "no_score"),
-        ("both", 0.3, 0.6, None),
-        ("both", 0.3, 0.4, "below_itm_threshold"),
-        ("both", 0.2, 0.6, "below_itc_threshold"),
-        ("both", 0.2, 0.4, "below_both"),
-        ("both", None, 0.4, "no_score"),
-        ("either", 0.2, 0.6, None),
-        ("either", 0.3, None, None),
-        ("either", 0.2, 0.4, "below_both"),
-        ("either", 0.2, None, "no_score"),
-        ("either", None, None, "no_score"),
-        ("keep_all", None, None, None),
-    ],
-)
-def test_policies_of_one_text(policy: str, itc: float | None, itm: float | None, reason: str | None) -> None:
-    assert reasons(web(itc, itm), policy=policy) == [reason]
 
 
 def test_a_failed_row_says_so_in_place_of_no_score() -> None:
@@ -175,7 +152,3 @@ def test_images_are_decided_apart(shard: Texts, most: int | None) -> None:
         those = shard.image == image
         alone = Texts(**{name: values[those] for name, values in vars(shard).items()})
         assert list(decide(alone, SelectSettings(policy="top_k", max_texts_per_image=most))) == list(whole[those])
-
-
-def test_verdicts_of_the_policy_are_listed_reasons() -> None:
-    assert set(JUDGED) < set(REASONS)
