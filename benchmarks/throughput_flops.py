@@ -15,8 +15,9 @@ from torch import Tensor
 
 from capfilt.inference.batching import ThreadLanes
 from capfilt.models.blip.config import MEDConfig
-from capfilt.models.blip.cross import FEW_ROWS
-from capfilt.models.blip.packed import THERE, Packed
+from capfilt.models.blip.cross import MAX_ABSORBED_ROWS
+from capfilt.models.blip.packed import PackedMatrix
+from capfilt.models.torch_compat import HAS_PACKED_LINEAR
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
@@ -99,7 +100,7 @@ def executed_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list
 
 def saved_flop(config: MEDConfig, tokens: int, room: int) -> int:
     """What an image's `tokens` query rows save by absorbed cross-attention, where `room` rows allow it; else 0."""
-    if room > FEW_ROWS:
+    if room > MAX_ABSORBED_ROWS:
         return 0
     asking = config.text.layers * 2 * linear(tokens, config.text.width, _states(config))
     return cross_kv_flop(config) + asking - absorbed_flop(config, tokens)
@@ -125,8 +126,8 @@ def gemm_peak(repeats: int = 40) -> float:
     for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
         ways = [lambda x=x, w=weight: F.linear(x, w)]
-        if THERE:
-            packed = Packed(weight)
+        if HAS_PACKED_LINEAR:
+            packed = PackedMatrix(weight)
             ways.append(lambda x=x, p=packed: p(x))
         for way in ways:
             gflop = linear(rows, inputs, outputs) / 1e9

@@ -79,8 +79,8 @@ def make_models(folder: Path, config: MEDConfig) -> tuple[Path, Path]:
     torch.manual_seed(0)
     tokenizer = TextTokenizer(wordpiece(vocabulary(config.text.vocab_size - 2)), config.text)
     processor = ImageProcessor(config.vision.image_size)
-    captioner = MED(config.parts(encoder=False, decoder=True))
-    judge = MED(config.parts(encoder=True, decoder=False))
+    captioner = MED(config.with_halves(encoder=False, decoder=True))
+    judge = MED(config.with_halves(encoder=True, decoder=False))
     for name, med in (("captioner", captioner), ("filter", judge)):
         Blip(med, tokenizer, processor).save(folder / name)
     return folder / "captioner", folder / "filter"

@@ -3,6 +3,7 @@
 import torch
 
 from capfilt.errors import ConfigError
+from capfilt.models.torch_compat import cpu_multiplies_bf16
 
 CPU = torch.device("cpu")
 
@@ -30,8 +31,7 @@ def pick_device(name: str | None) -> torch.device:
 
 def has_bf16(device: torch.device = CPU) -> bool:
     """Whether products in bf16 are the processor's own: any CUDA device; a CPU with avx512_bf16 or amx."""
-    there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type != "cpu" or bool(there)
+    return device.type != "cpu" or cpu_multiplies_bf16()
 
 
 def bf16_autocast(device: torch.device = CPU, wanted: bool = True) -> torch.autocast:

@@ -49,7 +49,7 @@ def _from_checkpoint(part: ModelPart, size: int, halves: dict[str, bool]) -> tup
     source = checkpoint.load(folder, image_size=size)
     vision = replace(source.config.vision, drop_path=part.drop_path or 0.0)
     text = replace(source.config.text, dropout=0.1 if part.dropout is None else part.dropout)
-    med = MED(replace(source.config.parts(**halves), vision=vision, text=text))
+    med = MED(replace(source.config.with_halves(**halves), vision=vision, text=text))
     copy_halves(source, med)
     words = folder if part.tokenizer is None else resolve(part.tokenizer, weights=False)
     return med, read_tokenizer(words, med.config.text)

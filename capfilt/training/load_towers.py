@@ -92,7 +92,7 @@ def _state(path: Path, what: str) -> dict[str, Tensor]:
     if path.is_dir() and _is_blip(path):
         return _part(checkpoint.load(path).state_dict(), what)
     tensors = checkpoint.load_tensors(path)
-    if any(checkpoint.parts_of(tensors).values()):
+    if any(checkpoint.halves_of(tensors).values()):
         return _part(checkpoint.load(path).state_dict(), what)
     return _foreign(tensors, path, what)
 

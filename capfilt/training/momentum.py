@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from capfilt.errors import ConfigError
 from capfilt.models.blip.med import MED
+from capfilt.models.torch_compat import lerp_all_
 
 
 class Momentum(nn.Module):
@@ -49,7 +50,7 @@ class Momentum(nn.Module):
         """p_m <- m * p_m + (1 - m) * p."""
         live = dict(med.named_parameters())
         mine = [(p, live[name]) for name, p in self.med.named_parameters()]
-        torch._foreach_lerp_([a for a, _ in mine], [b.detach() for _, b in mine], 1.0 - self.rate)
+        lerp_all_([a for a, _ in mine], [b.detach() for _, b in mine], 1.0 - self.rate)
 
     def keys(self, image: Tensor, text: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's batch, then the queue: (B + filled, E), (B + filled, E), (B + filled,)."""

@@ -1,6 +1,5 @@
 """What a training run is made of, on one rank: model, feed, optimiser, DDP; and its state, written and read."""
 
-import inspect
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from capfilt.errors import CheckpointError, DataError
 from capfilt.models.blip.adapter import Blip
@@ -17,6 +15,7 @@ from capfilt.models.blip.image import ImageProcessor
 from capfilt.models.blip.text import TextLayer
 from capfilt.models.blip.vision import VisionBlock
 from capfilt.models.device import pick_device
+from capfilt.models.torch_compat import data_parallel
 from capfilt.training import state
 from capfilt.training.alarm import CollapseAlarm
 from capfilt.training.initial_model import initial_model
@@ -158,11 +157,7 @@ def _wrap(objective: BlipObjective, recipe: Recipe, rank: Rank) -> Any:
     if rank.world == 1:
         return objective
     unused = not (recipe.objective.itm or recipe.objective.lm)  # ITC alone leaves the cross-attention out
-    # The queue is the same everywhere: no broadcast before each pass. torch 2.13 gave the option another name.
-    known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {"find_unused_parameters": unused, name: False}
-    return DistributedDataParallel(objective, **options)
+    return data_parallel(objective, find_unused_parameters=unused)  # the queue is the same on every rank already
 
 
 def _feed(recipe: Recipe, rank: Rank) -> Feed:

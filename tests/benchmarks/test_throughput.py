@@ -80,7 +80,7 @@ def test_flop_of_every_part_is_what_torch_counts() -> None:
     assert both == flops.match_flop(TINY, [7, 7]) + 2 * sum(heads)
 
 
-@pytest.mark.skipif(not flops.THERE, reason="torch without oneDNN: no absorbed cross-attention")
+@pytest.mark.skipif(not flops.HAS_PACKED_LINEAR, reason="torch without oneDNN: no absorbed cross-attention")
 def test_executed_flop_is_what_capfilt_does(inputs: Inputs) -> None:
     """Captions to the operation; of the texts, capfilt leaves out the last layer of all but their first tokens."""
     products = {

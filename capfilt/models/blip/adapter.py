@@ -19,14 +19,14 @@ from capfilt.config.decoding import Decoding
 from capfilt.errors import ConfigError, InputError
 from capfilt.models.blip import checkpoint
 from capfilt.models.blip.config import MEDConfig
-from capfilt.models.blip.cross import few, image_keys
+from capfilt.models.blip.cross import image_keys, use_absorbed
 from capfilt.models.blip.decoding import generate
 from capfilt.models.blip.image import ImageProcessor, read_processor
 from capfilt.models.blip.med import MED
-from capfilt.models.blip.packed import Derived
 from capfilt.models.blip.ragged import first_tokens
 from capfilt.models.blip.static import StaticDecoder
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
+from capfilt.models.blip.weight_cache import WeightCache
 from capfilt.models.hub import resolve
 from capfilt.models.protocols import Caption, Match, PixelBatch
 
@@ -47,7 +47,7 @@ class Blip:
         self.med = med.eval().to(device)
         self.tokenizer, self.processor, self.device = tokenizer, processor, torch.device(device)
         self.decoding = Decoding()
-        self._static: Derived[StaticDecoder] = Derived()
+        self._static: WeightCache[StaticDecoder] = WeightCache()
 
     @classmethod
     def load(
@@ -156,7 +156,7 @@ class Blip:
             of.setdefault(image, []).append(text)
         tokens = {image: sum(len(rows[text]) for text in texts) for image, texts in of.items()}
         logits = image_states.new_empty(len(rows), 2, dtype=torch.float32)
-        for group in ([i for i in of if few(tokens[i])], [i for i in of if not few(tokens[i])]):
+        for group in ([i for i in of if use_absorbed(tokens[i])], [i for i in of if not use_absorbed(tokens[i])]):
             for part in _passes([tokens[image] for image in group]):
                 chosen = {image: of[image] for image in group[part]}
                 self._itm_pass(logits, image_states, rows, chosen, max(tokens[image] for image in chosen))

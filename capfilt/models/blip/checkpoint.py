@@ -77,7 +77,7 @@ def _unlike(tensors: Iterable[str]) -> str:
     )
 
 
-def parts_of(names: Iterable[str]) -> dict[str, bool]:
+def halves_of(names: Iterable[str]) -> dict[str, bool]:
     """Which halves a checkpoint holds, from its tensor names."""
     names = list(names)
     return {
@@ -144,10 +144,10 @@ def load(path: Path, *, image_size: int | None = None) -> MED:
     """
     if path.is_file():
         tensors = load_tensors(path)
-        return build(infer(tensors, str(path), **parts_of(tensors)), tensors, str(path), image_size)
+        return build(infer(tensors, str(path), **halves_of(tensors)), tensors, str(path), image_size)
     raw, tensors = read_config(path), load_tensors(path)
     try:
-        config = from_transformers(raw, str(path / "config.json"), **parts_of(tensors))
+        config = from_transformers(raw, str(path / "config.json"), **halves_of(tensors))
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_unlike(tensors)}") from error
     return build(config, tensors, str(path), image_size)
@@ -156,7 +156,7 @@ def load(path: Path, *, image_size: int | None = None) -> MED:
 def load_official(path: Path, config: MEDConfig) -> MED:
     """A MED from an official `.pth` (read with `weights_only=True`); `config` states its shape, the halves are seen."""
     tensors = load_tensors(path)
-    return build(config.parts(**parts_of(tensors)), tensors, str(path), None)
+    return build(config.with_halves(**halves_of(tensors)), tensors, str(path), None)
 
 
 def build(config: MEDConfig, tensors: dict[str, Tensor], where: str, image_size: int | None) -> MED:

@@ -78,7 +78,7 @@ class MEDConfig:
     decoder: bool = True
     """Has the decoder's self-attention and the LM head (a captioner, or a pre-trained model)."""
 
-    def parts(self, *, encoder: bool, decoder: bool) -> "MEDConfig":
+    def with_halves(self, *, encoder: bool, decoder: bool) -> "MEDConfig":
         """The same shape with other halves."""
         return replace(self, encoder=encoder, decoder=decoder)
 

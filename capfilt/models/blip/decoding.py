@@ -152,7 +152,7 @@ def _one_by_one(
         sequences[rows, length] = ids
         logprobs[rows, length] = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
         ended |= ids == sep
-        looks = length % decoder.look_every == 0
+        looks = length % decoder.check_every == 0
         if length + 1 == decoding.max_length or (looks and ended.all()):
             break
         if looks and isinstance(decoder, CachedDecoder) and worth_leaving(ended):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from capfilt.models.blip.packed import Derived, Linear
+from capfilt.models.blip.packed import Linear
+from capfilt.models.blip.weight_cache import WeightCache
 
 KV = tuple[Tensor, Tensor]
 """Keys and values of one attention, each (B, H, S, K)."""
@@ -16,10 +17,21 @@ KV = tuple[Tensor, Tensor]
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, rate: float = 0.0, causal: bool = False
 ) -> Tensor:
-    """Scaled dot-product attention over (B, H, L, K), (B, H, S, K); `mask` bool, True = may be seen.
+    """Compute scaled dot-product attention.
 
-    SDPA, but for gradients in bf16 on CPU: its backward takes 67 ms there where plain matrix products take 12
-    (64 images, 65 tokens, 3 heads, one thread of an AVX512-bf16 processor, torch 2.13).
+    It is SDPA except for gradients in bf16 on a CPU, where SDPA's backward takes 67 ms and plain matrix products take
+    12 (64 images, 65 tokens, 3 heads, one thread of an AVX512-bf16 processor, torch 2.13).
+
+    Args:
+        q: (B, H, L, K).
+        k: (B, H, S, K).
+        v: (B, H, S, K).
+        mask: bool, broadcast to (B, H, L, S); True = may be attended to.
+        rate: dropout of the attention weights.
+        causal: position i attends to positions 0 .. i.
+
+    Returns:
+        (B, H, L, K).
     """
     if not (q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, mask, rate, causal)
@@ -32,7 +44,10 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with separate query, key and value maps; cross-attention keys may have another width."""
+    """Multi-head attention with separate query, key and value maps.
+
+    In cross-attention the states behind keys and values may have another width.
+    """
 
     def __init__(self, width: int, heads: int, kv_width: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -41,38 +56,39 @@ class Attention(nn.Module):
         self.key = Linear(kv_width or width, width)
         self.value = Linear(kv_width or width, width)
         self.out = Linear(width, width)
-        self._value_by_head: Derived[Tensor] = Derived()
+        self._value_by_head: WeightCache[Tensor] = WeightCache()
 
     def value_by_head(self) -> Tensor:
-        """The value's weights as (H, D_kv, K), contiguous, made once (`cross`)."""
+        """Return the value's weight as (H, D_kv, K), contiguous and cached, for absorbed cross-attention (`cross`)."""
         weight = self.value.weight
         return self._value_by_head.get(
             [weight], lambda: weight.detach().view(self.heads, -1, weight.shape[1]).transpose(1, 2).contiguous()
         )
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, H, L, K)."""
+        """Split into heads: (B, L, D) -> (B, H, L, K)."""
         return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
     def project_kv(self, states: Tensor) -> KV:
-        """(B, S, D_kv) -> keys and values, once for every query that will ask."""
+        """Compute keys and values of states (B, S, D_kv)."""
         return self.split(self.key(states)), self.split(self.value(states))
 
-    def seen(self, x: Tensor, kv: KV, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x (B, L, D); mask, if any, bool, broadcast to (B, H, L, S), True = may be seen -> (B, L, D), before `out`."""
+    def context(self, x: Tensor, kv: KV, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Attend from x (B, L, D) to keys and values -> (B, L, D), before the map `out`; `mask` as in `attend`."""
         rate = self.dropout if self.training else 0.0
         return attend(self.split(self.query(x)), *kv, mask, rate, causal).transpose(1, 2).flatten(2)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: a residual branch is left out for whole samples, the rest scaled to keep the mean."""
+    """Stochastic depth (Huang et al. 2016): drop a residual branch for whole samples, and scale the others to keep the
+    mean. In training only."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, L, D)."""
+        """x (B, L, D) -> (B, L, D)."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = torch.rand(x.shape[0], 1, 1, device=x.device, dtype=x.dtype) >= self.rate
@@ -80,7 +96,7 @@ class DropPath(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Normal(0, 0.02) truncated at two deviations, zero biases, unit norms, as ViT and BERT are initialised."""
+    """Initialise as ViT and BERT: weights Normal(0, 0.02) truncated at two deviations, zero biases, unit norms."""
     if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:

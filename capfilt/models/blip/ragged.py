@@ -1,8 +1,11 @@
-"""The text encoder's first token in inference: texts laid end to end, so that none is padded.
+"""Encode texts for inference without padding: all texts in one sequence of tokens.
 
-All but the attention works on tokens, one row each; a text's tokens see each other, and its image's rows ask that image
-together (`cross.ImageKeys`). Heads read the first token only, so the last layer goes on with that row alone. A text's
-result has the same bits whatever texts and images are beside it (see `packed`).
+All but the attention works on single tokens, one row each. A text's tokens attend to each other, and the rows of all
+texts of an image attend to that image together (`cross.ImageKeys`). The heads read the first token only, so the last
+layer continues with that row alone. A text's result has the same bits whatever other texts and images are in the batch
+(see `packed`).
+
+Shape legend: B images, T texts, N tokens of all texts, L tokens of the longest, D width, H heads, K head width.
 """
 
 from collections.abc import Sequence
@@ -20,13 +23,13 @@ from capfilt.models.blip.text import AttentionBlock, TextLayer, TextTransformer
 def first_tokens(
     text: TextTransformer, rows: Sequence[Sequence[int]], keys: ImageKeys | None = None, texts: Sequence[int] = ()
 ) -> Tensor:
-    """The encoder's last state of each text's first token.
+    """Return the encoder's last state of each text's first token.
 
     Args:
-        text: in eval mode, with the encoder's half.
-        rows: T texts as token ids, those of one image side by side.
-        keys: of B images, if they are to be seen.
-        texts: how many of the rows belong to each of the B images, at least one.
+        text: in eval mode, with the encoder half.
+        rows: T texts as token ids, grouped by image.
+        keys: B encoded images; None leaves the cross-attention out.
+        texts: number of texts of each of the B images, at least one.
 
     Returns:
         (T, D).
@@ -37,22 +40,22 @@ def first_tokens(
     positions = torch.tensor([i for length in lengths for i in range(length)], device=device)
     x = text.embed_at(ids, positions)  # (N, D), N tokens in all
     first = torch.tensor([0, *lengths[:-1]], device=device).cumsum(0)  # (T,)
-    asking = [sum(part.tolist()) for part in torch.split(torch.tensor(lengths), list(texts))] if keys else []
+    query_counts = [sum(part.tolist()) for part in torch.split(torch.tensor(lengths), list(texts))] if keys else []
     last = len(text.layers) - 1
     for i, layer in enumerate(cast("list[TextLayer]", list(text.layers))):
-        seen = _themselves(layer.own("encoder"), x, lengths)
+        context = _self_attend(layer.self_attention_of("encoder"), x, lengths)
         if i == last:
-            x, seen, asking = x[first], seen[first], list(texts)
-        x = layer.own("encoder").close(x, seen)
+            x, context, query_counts = x[first], context[first], list(texts)
+        x = layer.self_attention_of("encoder").add_norm(x, context)
         if keys:
             block = layer.cross_attention
-            x = block.close(x, keys.seen(i, block.attention, x, asking))
-        x = layer.feed(x)
+            x = block.add_norm(x, keys.attend(i, block.attention, x, query_counts))
+        x = layer.feed_forward(x)
     return x
 
 
-def _themselves(block: AttentionBlock, x: Tensor, lengths: list[int]) -> Tensor:
-    """x (N, D) -> (N, D): what each token has seen of its own text."""
+def _self_attend(block: AttentionBlock, x: Tensor, lengths: list[int]) -> Tensor:
+    """Attend from each token to its own text, x (N, D) -> (N, D)."""
     attention = block.attention
     q, k, v = (one(x).unflatten(-1, (attention.heads, -1)) for one in (attention.query, attention.key, attention.value))
     if x.device.type != "cpu":
@@ -62,7 +65,7 @@ def _themselves(block: AttentionBlock, x: Tensor, lengths: list[int]) -> Tensor:
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """The same in one call, for a device on which many small ones are slow. (N, H, K) -> (N, D)."""
+    """Do the same in one padded call, for a device on which many small calls are slow; (N, H, K) -> (N, D)."""
     q, k, v = (pad_sequence(list(torch.split(part, lengths)), batch_first=True).transpose(1, 2) for part in (q, k, v))
-    there = torch.arange(q.shape[2], device=q.device) < torch.tensor(lengths, device=q.device)[:, None]
-    return attend(q, k, v, there[:, None, None]).transpose(1, 2)[there].flatten(1)
+    valid = torch.arange(q.shape[2], device=q.device) < torch.tensor(lengths, device=q.device)[:, None]
+    return attend(q, k, v, valid[:, None, None]).transpose(1, 2)[valid].flatten(1)

@@ -1,4 +1,4 @@
-"""The text transformer in its three modes (paper section 3.1, figure 2).
+"""Text transformer in its three modes (paper section 3.1, figure 2).
 
 | mode | self-attention | cross-attention | token 0 | used by |
 |---|---|---|---|---|
@@ -6,8 +6,9 @@
 | image-grounded encoder | bidirectional, encoder's | yes | [ENC] | ITM |
 | image-grounded decoder | causal, decoder's | yes | [DEC] | LM |
 
-Embeddings, cross-attention and feed-forward layers are one set of weights for all three; only the self-attention has an
-encoder's and a decoder's version, since the two tasks differ most there (Table 3). Post-LN, as BERT.
+Embeddings, cross-attention and feed-forward layers share one set of weights in all three modes. Only the self-attention
+has one version for the encoder and one for the decoder, because the two tasks differ most there (Table 3). The layers
+are post-LN, as in BERT.
 """
 
 from typing import cast
@@ -18,11 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from capfilt.models.blip.config import MEDConfig, TextConfig
 from capfilt.models.blip.layers import KV, Attention, init_weights
-from capfilt.models.blip.packed import Derived, Linear, Packed, Plain, gelu, linear
+from capfilt.models.blip.packed import Linear, Matrix, gelu, linear
+from capfilt.models.blip.weight_cache import WeightCache
 
 
 class AttentionBlock(nn.Module):
-    """norm(x + attention(x))."""
+    """Attention with residual and norm: norm(x + attention(x))."""
 
     def __init__(self, config: TextConfig, kv_width: int | None = None) -> None:
         super().__init__()
@@ -31,47 +33,55 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, kv: KV, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x (B, L, D) -> the same."""
-        return self.close(x, self.attention.seen(x, kv, mask, causal))
+        """x (B, L, D) -> (B, L, D); `kv`, `mask` and `causal` as in `Attention.context`."""
+        return self.add_norm(x, self.attention.context(x, kv, mask, causal))
 
-    def close(self, x: Tensor, seen: Tensor) -> Tensor:
-        """What follows the attention, of x and what it has seen, both (..., D)."""
-        out: Tensor = self.norm(x + self.dropout(self.attention.out(seen)))
+    def add_norm(self, x: Tensor, context: Tensor) -> Tensor:
+        """Apply the output map, residual and norm to what the attention returned, both (..., D)."""
+        out: Tensor = self.norm(x + self.dropout(self.attention.out(context)))
         return out
 
 
 class TextLayer(nn.Module):
-    """Self-attention of the mode -> cross-attention (if there is an image) -> feed-forward."""
+    """Self-attention of the mode, cross-attention if there is an image, feed-forward."""
 
     def __init__(self, config: MEDConfig) -> None:
         super().__init__()
         text = config.text
         halves = {"encoder": config.encoder, "decoder": config.decoder}
-        self.self_attention = nn.ModuleDict({name: AttentionBlock(text) for name, there in halves.items() if there})
+        self.self_attention = nn.ModuleDict({name: AttentionBlock(text) for name, built in halves.items() if built})
         self.cross_attention = AttentionBlock(text, config.vision.width)
         self.up = Linear(text.width, text.mlp_width)
         self.down = Linear(text.mlp_width, text.width)
         self.norm = nn.LayerNorm(text.width, eps=text.eps)
         self.dropout = nn.Dropout(text.dropout)
 
-    def feed(self, x: Tensor) -> Tensor:
-        """norm(x + mlp(x)), x (..., D)."""
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Return norm(x + mlp(x)), x (..., D)."""
         out: Tensor = self.norm(x + self.dropout(self.down(gelu(self.up, x))))
         return out
 
-    def own(self, half: str) -> AttentionBlock:
-        """The self-attention of a half."""
+    def self_attention_of(self, half: str) -> AttentionBlock:
+        """Return the self-attention of a half, "encoder" or "decoder"."""
         return cast(AttentionBlock, self.self_attention[half])
 
     def forward(self, half: str, x: Tensor, mask: Tensor | None, causal: bool, image_kv: KV | None) -> Tensor:
-        """x (B, L, D) -> the same."""
-        block = self.own(half)
+        """x (B, L, D) -> (B, L, D).
+
+        Args:
+            half: "encoder" or "decoder".
+            x: (B, L, D).
+            mask: bool, broadcast to (B, H, L, L); True = may be attended to.
+            causal: each position attends to itself and earlier ones.
+            image_kv: keys and values of B images; None leaves the cross-attention out.
+        """
+        block = self.self_attention_of(half)
         x = block(x, block.attention.project_kv(x), mask, causal)
-        return self.feed(x if image_kv is None else self.cross_attention(x, image_kv))
+        return self.feed_forward(x if image_kv is None else self.cross_attention(x, image_kv))
 
 
 class TextTransformer(nn.Module):
-    """Embeddings and layers, called in one of the three modes."""
+    """Embeddings and layers of the text side, called in one of the three modes."""
 
     def __init__(self, config: MEDConfig) -> None:
         super().__init__()
@@ -85,20 +95,30 @@ class TextTransformer(nn.Module):
         self.apply(init_weights)
 
     def embed(self, ids: Tensor, start: int = 0) -> Tensor:
-        """ids (B, L) int64 at positions start .. start + L -> (B, L, D)."""
+        """Embed ids (B, L) int64 at positions start .. start + L - 1 -> (B, L, D)."""
         return self.embed_at(ids, torch.arange(start, start + ids.shape[1], device=ids.device))
 
     def embed_at(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """ids (..., L) int64 and their positions (L,) -> (..., L, D)."""
+        """Embed ids (..., L) int64 at positions (L,) int64 -> (..., L, D)."""
         out: Tensor = self.dropout(self.norm(self.word(ids) + self.position(positions)))
         return out
 
     def cross_kv(self, image_states: Tensor) -> list[KV]:
-        """(B, P + 1, D_vision) -> every layer's cross-attention keys and values, computed once an image."""
+        """Compute every layer's cross-attention keys and values of image states (B, P + 1, D_vision)."""
         return [layer.cross_attention.attention.project_kv(image_states) for layer in self.layers]  # type: ignore[union-attr, operator]
 
     def run(self, half: str, ids: Tensor, mask: Tensor | None, image_kv: list[KV] | None) -> Tensor:
-        """ids (B, L) int64 -> (B, L, D). The decoder is causal; mask (B, L) bool is the encoder's, True = token."""
+        """Run all layers in one mode.
+
+        Args:
+            half: "encoder", or "decoder", which is causal.
+            ids: (B, L) int64.
+            mask: (B, L) bool, True = token, False = padding; None for the decoder or where nothing is padded.
+            image_kv: each layer's keys and values of B images; None leaves the cross-attention out.
+
+        Returns:
+            (B, L, D).
+        """
         x = self.embed(ids)
         keys = None if mask is None else mask[:, None, None, :]
         causal = half == "decoder"
@@ -109,16 +129,16 @@ class TextTransformer(nn.Module):
 
 
 class LMHead(nn.Module):
-    """dense -> gelu -> norm -> the transposed word embedding + bias."""
+    """LM head: dense, gelu, norm, then the transposed word embedding and a bias, as in BERT."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.dense = Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self._packed: Derived[Packed | Plain] = Derived()
+        self._packed: WeightCache[Matrix] = WeightCache()
         self.apply(init_weights)
 
     def forward(self, x: Tensor, word: Tensor) -> Tensor:
-        """x (..., D), word (V, D) -> logits (..., V)."""
+        """Return logits (..., V) of states x (..., D); `word` is the word embedding (V, D)."""
         return linear(self.norm(gelu(self.dense, x)), word, self.bias, self._packed)

@@ -1,6 +1,9 @@
-"""The vision tower: a pre-LN ViT (Dosovitskiy et al. 2021), as the paper uses it (section 3.1).
+"""Vision tower: a pre-LN ViT (Dosovitskiy et al. 2021), as in the paper (section 3.1).
 
-Its output is computed once an image and serves ITC (the class token), ITM and decoding (all, by cross-attention).
+Its output is computed once per image and used for ITC (the class token), ITM and decoding (all states, by
+cross-attention).
+
+Shape legend: B images, P patches, S side in pixels, D width.
 """
 
 import math
@@ -15,40 +18,44 @@ from torch.utils.checkpoint import checkpoint
 from capfilt.errors import InputError
 from capfilt.models.blip.config import VisionConfig
 from capfilt.models.blip.layers import DropPath, attend, init_weights
-from capfilt.models.blip.packed import Derived, Feed, Linear, Packed, Plain, add_to, gelu, laid, packs
+from capfilt.models.blip.packed import FusedMLP, Linear, Matrix, add_to, can_pack, choose_layout, gelu
+from capfilt.models.blip.weight_cache import WeightCache
 
-AT_ONCE = 4
-"""Images of a pass on a CPU in fp32. oneDNN's product takes a fifth longer for 577 rows, nine blocks and one row, than
-for 576: one image takes 704 ms, of two each 598 (BLIP-base, 384 px, one core with AVX512), of four another hundredth
-less, and the bits are the same. Other layers (int8) go image by image, whose activations stay in cache."""
+IMAGES_PER_PASS = 4
+"""Images per pass on a CPU in fp32. oneDNN's product takes a fifth longer for 577 rows (nine blocks and one row) than
+for 576. One image takes 704 ms, two take 598 each (BLIP-base, 384 px, one core with AVX512), four another hundredth
+less, with the same bits. Other layers (int8) take one image at a time, because its activations stay in cache."""
 
 
 class VisionAttention(nn.Module):
-    """Self-attention with one fused qkv map."""
+    """Self-attention with one fused map for queries, keys and values."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = Linear(width, 3 * width, many_rows=True)
         self.out = Linear(width, width, many_rows=True)
-        self._thirds: Derived[list[Packed | Plain]] = Derived()
+        self._qkv: WeightCache[list[Matrix]] = WeightCache()
 
-    def seen(self, x: Tensor) -> Tensor:
-        """(B, P + 1, D) -> the same, before `out`."""
-        q, k, v = (part.view(*x.shape[:-1], self.heads, -1).transpose(1, 2) for part in self._parts(x))
+    def context(self, x: Tensor) -> Tensor:
+        """Attend among states x (B, P + 1, D) -> (B, P + 1, D), before the map `out`."""
+        q, k, v = (part.view(*x.shape[:-1], self.heads, -1).transpose(1, 2) for part in self._project(x))
         return attend(q, k, v).transpose(1, 2).flatten(2)
 
-    def _parts(self, x: Tensor) -> Sequence[Tensor]:
-        """Queries, keys and values; on a CPU a product each, whose rows SDPA reads 8 % faster than all three's."""
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        """Compute queries, keys and values. On a CPU they are three products: SDPA reads rows of one 8 % faster than
+        rows of all three."""
         qkv = self.qkv
-        if not (isinstance(qkv, Linear) and packs(x, qkv.weight)):
+        if not (isinstance(qkv, Linear) and can_pack(x, qkv.weight)):
             return qkv(x).chunk(3, dim=-1)  # type: ignore[no-any-return]
-        packed = self._thirds.get([qkv.weight], lambda: [laid(part, qkv.many_rows) for part in qkv.weight.chunk(3)])
-        return [one(x, bias) for one, bias in zip(packed, qkv.bias.chunk(3), strict=True)]
+        thirds = self._qkv.get(
+            [qkv.weight], lambda: [choose_layout(third, qkv.many_rows) for third in qkv.weight.chunk(3)]
+        )
+        return [third(x, bias) for third, bias in zip(thirds, qkv.bias.chunk(3), strict=True)]
 
 
 class VisionBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config: VisionConfig, drop_path: float) -> None:
         super().__init__()
@@ -58,21 +65,21 @@ class VisionBlock(nn.Module):
         self.up = Linear(config.width, config.mlp_width, many_rows=True)
         self.down = Linear(config.mlp_width, config.width, many_rows=True)
         self.drop_path = DropPath(drop_path)
-        self._feed = Feed()
+        self._mlp = FusedMLP()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, P + 1, D) -> the same."""
-        seen = self.attention.seen(self.norm1(x))
+        """x (B, P + 1, D) -> (B, P + 1, D)."""
+        context = self.attention.context(self.norm1(x))
         if self.training:
-            x = x + self.drop_path(self.attention.out(seen))
+            x = x + self.drop_path(self.attention.out(context))
             x = x + self.drop_path(self.down(gelu(self.up, self.norm2(x))))
             return x
-        x = add_to(x, self.attention.out, seen)
-        return self._feed(x, self.up, self.down, self.norm2(x))
+        x = add_to(x, self.attention.out, context)
+        return self._mlp(x, self.up, self.down, self.norm2(x))
 
 
 class VisionTower(nn.Module):
-    """Patches, class token, positions, blocks, final norm."""
+    """Patch embedding, class token, position embedding, blocks and final norm."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -89,19 +96,25 @@ class VisionTower(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float, normalised -> (B, P + 1, D), class token first.
+        """Encode images.
 
-        Inference on a CPU takes few images at a time: an image's states have the same bits in every batch.
+        Inference on a CPU takes a few images at a time, so that an image's states have the same bits in every batch.
+
+        Args:
+            pixels: (B, 3, S, S) float, normalised; S is the configured image size.
+
+        Returns:
+            States (B, P + 1, D), class token first.
 
         Raises:
-            InputError: another shape; S must be the configured image size.
+            InputError: pixels of another shape.
         """
         size = self.config.image_size
         if pixels.dim() != 4 or tuple(pixels.shape[1:]) != (3, size, size):
             raise InputError(f"images of shape {tuple(pixels.shape)}; this model takes (batch, 3, {size}, {size})")
         if torch.is_inference_mode_enabled() and pixels.device.type == "cpu":
             plain = isinstance(cast(VisionBlock, self.blocks[0]).up, Linear)
-            return torch.cat([self._encode(part) for part in torch.split(pixels, AT_ONCE if plain else 1)])
+            return torch.cat([self._encode(part) for part in torch.split(pixels, IMAGES_PER_PASS if plain else 1)])
         return self._encode(pixels)
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -114,9 +127,14 @@ class VisionTower(nn.Module):
 
 
 def interpolate_positions(position: Tensor, grid: int) -> Tensor:
-    """Position embedding (1, P + 1, D) resized bicubically to a grid x grid of patches (224 px -> 384 px fine-tuning).
+    """Resize a position embedding to another grid of patches, bicubically (224 px -> 384 px fine-tuning, section 4.1).
 
-    One that is not of a square grid is returned as it is.
+    Args:
+        position: (1, P + 1, D), class token first. One that does not belong to a square grid is returned unchanged.
+        grid: patches along a side.
+
+    Returns:
+        (1, grid ** 2 + 1, D).
     """
     old = math.isqrt(max(position.shape[1] - 1, 0)) if position.dim() == 3 else 0
     if old == grid or old == 0 or old * old != position.shape[1] - 1:

@@ -12,8 +12,8 @@ from PIL import Image
 from capfilt.errors import ConfigError, InputError
 from capfilt.models.blip import adapter, cross
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.packed import THERE
 from capfilt.models.protocols import Captioner, Embedder, Matcher
+from capfilt.models.torch_compat import HAS_PACKED_LINEAR
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def test_score_does_not_depend_on_the_batch(matcher: Blip, texts: list[str], pix
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.skipif(not THERE, reason="torch without oneDNN")
+@pytest.mark.skipif(not HAS_PACKED_LINEAR, reason="torch without oneDNN")
 @pytest.mark.parametrize("few_rows", [0, 10**6])
 def test_bits_do_not_depend_on_the_batch(
     few_rows: int, folders: Any, texts: list[str], pixels: Any, monkeypatch: Any
 ) -> None:
     """Pixels to scores, embeddings and captions, images one by one, by two and by five, with fewer rows a pass."""
-    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(cross, "MAX_ABSORBED_ROWS", few_rows)
     filters, captioner, images = Blip.load(folders("filter")), Blip.load(folders("captioner")), pixels(5, 32)
     asked = [texts[:2], texts[1:], [], texts, texts[3:]]
 
@@ -104,7 +104,7 @@ def test_towers_run_once(
     few_rows: int, matcher: Blip, captioner: Blip, texts: list[str], pixels: Any, monkeypatch: Any
 ) -> None:
     """Without keys where few rows ask."""
-    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(cross, "MAX_ABSORBED_ROWS", few_rows)
     once = Counter({"vision": 1}) if few_rows else Counter({"vision": 1, "kv0": 1, "kv1": 1})
     calls = count_calls(matcher)
     matcher.score(pixels(2, 32), [texts, texts])

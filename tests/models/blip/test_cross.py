@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from capfilt.models.blip import cross
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.cross import Built, ImageKeys, RowByRow, Together, image_keys
+from capfilt.models.blip.cross import ImageKeys, KeyValue, PackedStates, SdpaStates, image_keys
 from capfilt.models.blip.ragged import _padded, first_tokens
 
 
@@ -28,59 +28,59 @@ def rows(blip: Blip, counts: list[int]) -> Tensor:
     return torch.randn(sum(counts), blip.config.text.width, generator=torch.Generator().manual_seed(3))
 
 
-def both(blip: Blip, images: Tensor) -> dict[str, ImageKeys]:
-    keys = {"together": Together.build(images), "row by row": RowByRow(images)}
-    return {**keys, "built": Built(blip.med.text.cross_kv(images))}
+def all_kinds(blip: Blip, images: Tensor) -> dict[str, ImageKeys]:
+    keys = {"packed states": PackedStates.build(images), "sdpa states": SdpaStates(images)}
+    return {**keys, "key value": KeyValue(blip.med.text.cross_kv(images))}
 
 
 @torch.inference_mode()
-def test_absorbed_is_built_is_plain(blip: Blip) -> None:
+def test_absorbed_equals_key_value_equals_training(blip: Blip) -> None:
     images, counts = states(blip, 3), [1, 7, 4]
     x = rows(blip, counts)
     for i, layer in enumerate(blip.med.text.layers):
         attention: Any = layer.cross_attention.attention
         parts = zip(x.split(counts), images, strict=True)
-        plain = torch.cat([attention.seen(part[None], attention.project_kv(one[None]))[0] for part, one in parts])
-        for kind, keys in both(blip, images).items():
-            torch.testing.assert_close(keys.seen(i, attention, x, counts), plain, atol=2e-6, rtol=1e-5, msg=kind)
+        plain = torch.cat([attention.context(part[None], attention.project_kv(one[None]))[0] for part, one in parts])
+        for kind, keys in all_kinds(blip, images).items():
+            torch.testing.assert_close(keys.attend(i, attention, x, counts), plain, atol=2e-6, rtol=1e-5, msg=kind)
         assert plain.std() > 0.1
 
 
 @pytest.mark.usefixtures("one_thread")
 @torch.inference_mode()
 def test_images_and_rows_beside_change_no_bit(blip: Blip) -> None:
-    """Rows per image 1 .. 9, alone and between others; `of` leaves images out."""
+    """Rows per image 1 .. 9, alone and between others; `select` leaves images out."""
     attention: Any = blip.med.text.layers[0].cross_attention.attention
     images, counts = states(blip, 9), list(range(1, 10))
     x = rows(blip, counts)
-    for kind, keys in both(blip, images).items():
-        whole = keys.seen(0, attention, x, counts).split(counts)
+    for kind, keys in all_kinds(blip, images).items():
+        whole = keys.attend(0, attention, x, counts).split(counts)
         for i, part in enumerate(x.split(counts)):
-            assert torch.equal(keys.of([i]).seen(0, attention, part, [i + 1]), whole[i]), (kind, i)
-        some = keys.of([7, 2]).seen(0, attention, torch.cat([x.split(counts)[7], x.split(counts)[2][:1]]), [8, 1])
+            assert torch.equal(keys.select([i]).attend(0, attention, part, [i + 1]), whole[i]), (kind, i)
+        some = keys.select([7, 2]).attend(0, attention, torch.cat([x.split(counts)[7], x.split(counts)[2][:1]]), [8, 1])
         assert torch.equal(some, torch.cat([whole[7], whole[2][:1]])), kind
 
 
 def test_which_kind(folders: Any) -> None:
-    """Absorbed for few rows of plain fp32 layers in inference on a CPU; a swapped layer has keys."""
+    """Absorbed for few rows of plain fp32 layers in inference on a CPU; a layer of another class has keys."""
     blip = Blip.load(folders("filter"))
     images = states(blip, 2)
-    assert isinstance(image_keys(blip.med.text, images, 1), Built), "not in inference mode"
+    assert isinstance(image_keys(blip.med.text, images, 1), KeyValue), "not in inference mode"
     with torch.inference_mode():
-        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS), Together)
-        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS, decoding=True), RowByRow)
-        assert isinstance(image_keys(blip.med.text, images, cross.FEW_ROWS + 1, decoding=True), Built)
+        assert isinstance(image_keys(blip.med.text, images, cross.MAX_ABSORBED_ROWS), PackedStates)
+        assert isinstance(image_keys(blip.med.text, images, cross.MAX_ABSORBED_ROWS, decoding=True), SdpaStates)
+        assert isinstance(image_keys(blip.med.text, images, cross.MAX_ABSORBED_ROWS + 1, decoding=True), KeyValue)
         swapped = copy.deepcopy(blip.med.text)
         attention: Any = swapped.layers[1].cross_attention.attention
         attention.value = nn.Sequential(attention.value)
-        assert isinstance(image_keys(swapped, images, 1), Built)
-        assert isinstance(image_keys(copy.deepcopy(blip.med.text).bfloat16(), images.bfloat16(), 1), Built)
+        assert isinstance(image_keys(swapped, images, 1), KeyValue)
+        assert isinstance(image_keys(copy.deepcopy(blip.med.text).bfloat16(), images.bfloat16(), 1), KeyValue)
 
 
 @pytest.mark.parametrize("few_rows", [0, 10**6])
 def test_ragged_is_padded(few_rows: int, blip: Blip, texts: list[str], monkeypatch: Any) -> None:
     """Texts end to end against `TextTransformer.run`, the form that training uses, with and without images."""
-    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(cross, "MAX_ABSORBED_ROWS", few_rows)
     text, images = blip.med.text, states(blip, 2)
     ids, mask = blip.tokenizer.batch(texts)
     with torch.inference_mode():

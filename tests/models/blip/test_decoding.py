@@ -17,7 +17,7 @@ from capfilt.models.blip.checkpoint import hub_tensors
 from capfilt.models.blip.config import to_transformers
 from capfilt.models.blip.decoding import Drawn, generate
 from capfilt.models.blip.med import MED
-from capfilt.models.blip.packed import THERE
+from capfilt.models.torch_compat import HAS_PACKED_LINEAR
 from tests.models.blip.decoders import CONFIG, PROMPT, SEP, build
 
 
@@ -149,7 +149,7 @@ def test_samples_together_are_those_drawn_one_by_one(
     method: str, few_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without the images' keys; rows of one image end at different lengths."""
-    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(cross, "MAX_ABSORBED_ROWS", few_rows)
     med, states, _ = one_at_a_time(method)
     decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
     together = generate(med, states, PROMPT, UIDS, decoding, [4, 0, 2])
@@ -163,12 +163,12 @@ def test_samples_together_are_those_drawn_one_by_one(
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.skipif(not THERE, reason="torch without oneDNN")
+@pytest.mark.skipif(not HAS_PACKED_LINEAR, reason="torch without oneDNN")
 @pytest.mark.parametrize("few_rows", [0, 10**6])
 @pytest.mark.parametrize("method", ["nucleus", "beam"])
 def test_bits_do_not_depend_on_the_batch(method: str, few_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the log-probabilities, which show every rounding; one torch thread, as the stages have."""
-    monkeypatch.setattr(cross, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(cross, "MAX_ABSORBED_ROWS", few_rows)
     med, states, _ = one_at_a_time(method)
     decoding = Decoding(method=method, min_length=5, max_length=24, seed=11)
     whole = generate(med, states, PROMPT, UIDS, decoding, [0, 1, 2])
@@ -284,7 +284,7 @@ def test_bad_calls_are_named() -> None:
     with pytest.raises(InputError, match="train mode"):
         generate(build(0).train(), states, PROMPT, two, Decoding())
     with pytest.raises(InputError, match="no decoder"):
-        generate(MED(CONFIG.parts(encoder=True, decoder=False)).eval(), states, PROMPT, two, Decoding())
+        generate(MED(CONFIG.with_halves(encoder=True, decoder=False)).eval(), states, PROMPT, two, Decoding())
     states[1] = float("nan")
     with pytest.raises(InputError, match="not finite for row-1;"):
         generate(med, states, PROMPT, two, Decoding())

@@ -72,7 +72,7 @@ def test_load_official(encoder: bool, decoder: bool, vocab: list[str], tmp_path:
     med = make_med(vocab, encoder=encoder, decoder=decoder)
     path = tmp_path / "model_base.pth"
     torch.save({"model": official_state(med), "epoch": 4, "config": {"image_size": 224}}, path)
-    assert equal(checkpoint.load_official(path, med.config.parts(encoder=True, decoder=True)), med)
+    assert equal(checkpoint.load_official(path, med.config.with_halves(encoder=True, decoder=True)), med)
     read = checkpoint.load(path)
     assert equal(read, med)
     assert read.config.vision == VISION

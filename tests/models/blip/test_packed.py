@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from capfilt.models.blip.packed import THERE, Feed, Linear, add_to, gelu, packs
+from capfilt.models.blip.packed import FusedMLP, Linear, add_to, can_pack, gelu
+from capfilt.models.torch_compat import HAS_PACKED_LINEAR
 
 
 def layer(inputs: int = 48, outputs: int = 72, many_rows: bool = False) -> Linear:
@@ -25,7 +26,7 @@ def test_it_is_linear(shape: tuple[int, ...]) -> None:
         assert got.shape == (*shape[:-1], 72)
 
 
-@pytest.mark.skipif(not THERE, reason="torch without oneDNN")
+@pytest.mark.skipif(not HAS_PACKED_LINEAR, reason="torch without oneDNN")
 @pytest.mark.parametrize(("inputs", "outputs"), [(768, 768), (768, 2), (48, 72), (17, 33)])
 def test_a_row_has_the_same_bits_in_any_batch(inputs: int, outputs: int) -> None:
     one, x = layer(inputs, outputs), torch.randn(600, inputs)
@@ -62,10 +63,10 @@ def test_gelu_of_it_has_the_bits_of_gelu_after_it() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("hidden", [72, Feed.WIDTH, 2 * Feed.WIDTH + 40])
+@pytest.mark.parametrize("hidden", [72, FusedMLP.WIDTH, 2 * FusedMLP.WIDTH + 40])
 @pytest.mark.parametrize(("many_rows", "counts"), [(False, (2, 17, 39)), (True, (5, 17, 39))])
 def test_feeding_by_parts_of_the_hidden_width(hidden: int, many_rows: bool, counts: tuple[int, ...]) -> None:
-    feed, up, down = Feed(), layer(48, hidden, many_rows), layer(hidden, 48, many_rows)
+    feed, up, down = FusedMLP(), layer(48, hidden, many_rows), layer(hidden, 48, many_rows)
     x, rest = torch.randn(2, 40, 48), torch.randn(2, 40, 48)
     whole = rest + down(F.gelu(up(x)))
     torch.testing.assert_close(feed(rest, up, down, x), whole)
@@ -99,7 +100,7 @@ def test_changed_weights_are_packed_anew() -> None:
 
 def test_training_is_torch_s_own() -> None:
     one, x = layer(), torch.randn(3, 48)
-    assert not packs(x, one.weight)
+    assert not can_pack(x, one.weight)
     one(x).sum().backward()
     assert one.weight.grad is not None
     assert isinstance(one, nn.Linear)

@@ -81,7 +81,7 @@ def both_halves(folders: Any, folder: Path) -> Blip:
     """A pre-trained MED, from the filter's weights and fresh decoder parts."""
     half = Blip.load(folders("filter"))
     torch.manual_seed(3)
-    med = MED(half.config.parts(encoder=True, decoder=True))
+    med = MED(half.config.with_halves(encoder=True, decoder=True))
     med.load_state_dict(half.med.state_dict(), strict=False)
     Blip(med, half.tokenizer, half.processor).save(folder)
     return Blip.load(folder)
@@ -162,7 +162,7 @@ def test_base_size(kind: str, reference: Any, folders: Any, tmp_path: Path, text
     model.save_pretrained(tmp_path)
     med = checkpoint.load(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    assert med.config.parts(encoder=True, decoder=True) == base_med(dropout=0.0, eps=1e-5)
+    assert med.config.with_halves(encoder=True, decoder=True) == base_med(dropout=0.0, eps=1e-5)
     state, back = model.state_dict(), checkpoint.hub_tensors(med)
     assert {name for name in state if "predictions.decoder." not in name} == back.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in back.items()), "what we would save"

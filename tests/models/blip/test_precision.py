@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from capfilt.errors import ConfigError
-from capfilt.models.blip import Blip, precision
-from capfilt.models.blip.precision import Int8Head, Int8Linear, Precision, Way, apply_precision, int8_way
+from capfilt.models.blip import Blip, int8, precision
+from capfilt.models.blip.int8 import Int8Head, Int8Kernel, Int8Linear, int8_kernel
+from capfilt.models.blip.precision import Precision, apply_precision
 from capfilt.models.device import has_bf16
 from tests.pictures import photo
 
@@ -31,7 +32,7 @@ def test_int8_linear_is_near_and_exact_in_its_sums(levels: int) -> None:
     layer = nn.Linear(96, 40)
     x = torch.randn(7, 5, 96)
     with torch.inference_mode():
-        ours, theirs = Int8Linear(layer.weight, layer.bias, Way(levels, packed=False))(x), layer(x)
+        ours, theirs = Int8Linear(layer.weight, layer.bias, Int8Kernel(levels, packed=False))(x), layer(x)
         error = (ours - theirs).norm() / theirs.norm()
     assert ours.shape == (7, 5, 40)
     assert ours.dtype == torch.float32
@@ -41,7 +42,7 @@ def test_int8_linear_is_near_and_exact_in_its_sums(levels: int) -> None:
 def test_int8_rows_have_the_same_bits_in_any_company() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(96, 40)
-    quantised = Int8Linear(layer.weight, layer.bias, int8_way())
+    quantised = Int8Linear(layer.weight, layer.bias, int8_kernel())
     x = torch.randn(50, 96) * torch.logspace(-3, 3, 50)[:, None]
     with torch.inference_mode():
         together = quantised(x)
@@ -54,7 +55,7 @@ def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan() -> None:
     x = torch.zeros(2, 64)
     x[1, 3] = torch.nan
     with torch.inference_mode():
-        out = Int8Linear(layer.weight, layer.bias, int8_way())(x)
+        out = Int8Linear(layer.weight, layer.bias, int8_kernel())(x)
     assert torch.equal(out[0], layer.bias)
     assert out[1].isnan().all()
 
@@ -103,25 +104,25 @@ def test_weights_keep_seven_bits_where_eight_overflow(monkeypatch: pytest.Monkey
         return (pairs.sum(1) - 128 * weight.int().sum(0)).int()
 
     monkeypatch.setattr(torch, "_int_mm", saturating)
-    monkeypatch.setattr(precision, "WAYS", [way for way in precision.WAYS if not way.packed])
-    int8_way.cache_clear()
+    monkeypatch.setattr(int8, "INT8_KERNELS", [kernel for kernel in int8.INT8_KERNELS if not kernel.packed])
+    int8_kernel.cache_clear()
     try:
-        assert int8_way() == Way(63, packed=False)
+        assert int8_kernel() == Int8Kernel(63, packed=False)
         monkeypatch.setattr(torch, "_int_mm", lambda x, weight: torch.zeros(len(x), weight.shape[1], dtype=torch.int32))
-        int8_way.cache_clear()
+        int8_kernel.cache_clear()
         with pytest.raises(ConfigError, match="not exact"):
-            int8_way()
+            int8_kernel()
     finally:
-        int8_way.cache_clear()
+        int8_kernel.cache_clear()
 
 
-def test_the_way_taken_has_the_bits_of_the_plain_one() -> None:
+def test_the_chosen_kernel_has_the_bits_of_int_mm() -> None:
     torch.manual_seed(0)
-    layer, x, way = nn.Linear(96, 40), torch.randn(20, 96), int8_way()
-    plain = Way(way.levels, packed=False)
-    assert way.packed, "oneDNN's int8 products are not exact here, or not in this torch"
+    layer, x, kernel = nn.Linear(96, 40), torch.randn(20, 96), int8_kernel()
+    plain = Int8Kernel(kernel.levels, packed=False)
+    assert kernel.packed, "oneDNN's int8 products are not exact here, or not in this torch"
     with torch.inference_mode():
-        ours, theirs = (Int8Linear(layer.weight, layer.bias, one)(x) for one in (way, plain))
+        ours, theirs = (Int8Linear(layer.weight, layer.bias, one)(x) for one in (kernel, plain))
     assert torch.equal(ours, theirs)
 
 

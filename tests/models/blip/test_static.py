@@ -17,7 +17,7 @@ from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.decoding import Drawn, _choose, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.sampling import apply_rules
-from capfilt.models.blip.static import StaticDecoder, release_all, rounded
+from capfilt.models.blip.static import StaticDecoder, release_all, round_up
 from tests.models.blip.decoders import PROMPT, SEP, VOCAB, build
 
 UIDS = [f"row-{i}" for i in range(13)]
@@ -89,7 +89,7 @@ def test_rows_that_have_ended_are_asked_about_now_and_then(
     longest = max(len(row[0][0]) for row in generate(med, states[:2], PROMPT, UIDS[:2], decoding, [0]))
     got = generate(med, states[:2], PROMPT, UIDS[:2], decoding, [0], StaticDecoder(med))
     assert max(len(row[0][0]) for row in got) == longest
-    every, fed = StaticDecoder.look_every, len(steps) - 1  # the prompt is one call
+    every, fed = StaticDecoder.check_every, len(steps) - 1  # the prompt is one call
     assert longest <= fed < longest + every <= decoding.max_length - len(PROMPT)
     assert (len(PROMPT) + fed) % every == 0
 
@@ -161,10 +161,10 @@ def test_a_model_keeps_its_decoder_until_its_weights_change() -> None:
 @settings(derandomize=True)
 @given(st.integers(1, 5000))
 def test_sizes_are_few_and_near(images: int) -> None:
-    size = rounded(images)
+    size = round_up(images)
     assert images <= size <= images * 3 / 2
-    assert rounded(size) == size
-    assert len({rounded(n) for n in range(1, size + 1)}) <= 2 * size.bit_length()
+    assert round_up(size) == size
+    assert len({round_up(n) for n in range(1, size + 1)}) <= 2 * size.bit_length()
 
 
 @pytest.mark.parametrize("decoding", [Decoding(repetition_penalty=1.1), Decoding(method="greedy")])
