@@ -22,7 +22,8 @@ from capfilt.engine.plan import make_plan, out_of, retries
 from capfilt.engine.progress import shown
 from capfilt.engine.steps import MAKES, Plan
 from capfilt.errors import ConfigError, DataError, RunError
-from capfilt.selection.accounting import Accounting, account, truth
+from capfilt.selection.accounting import Accounting, account
+from capfilt.selection.truth import truth
 from capfilt.stages.caption_score import CaptionScoreStage
 from capfilt.stages.retry import positions
 from capfilt.store.fingerprint import canonical

@@ -151,7 +151,7 @@ def _columns(name: str) -> str:
 
 
 def _reasons() -> str:
-    from capfilt.selection.policies import REASONS
+    from capfilt.selection.reasons import REASONS
 
     rows = [f"| `{reason}` | {_cell(meaning)} |" for reason, meaning in REASONS.items()]
     return "\n".join(["| reason | meaning |", "|---|---|", *rows])

@@ -8,7 +8,7 @@ from rich.console import Console
 
 def ended(result: Any) -> None:
     """Funnel, paths, what to do next."""
-    from capfilt.selection.accounting import funnel
+    from capfilt.selection.funnel import funnel
 
     console, run = Console(), result.layout.run
     console.print(funnel(result.accounting))
@@ -37,7 +37,7 @@ def _near(path: Path) -> Path:
 def looped(rounds: list[Any]) -> None:
     """The last round's funnel, the rounds beside each other, paths, what to do next."""
     from capfilt.rounds.summary import table
-    from capfilt.selection.accounting import funnel
+    from capfilt.selection.funnel import funnel
 
     console, last = Console(), rounds[-1]
     console.print(funnel(last.result.accounting))

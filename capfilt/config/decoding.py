@@ -1,10 +1,13 @@
 """How a caption is drawn, as YAML files say it. Apart from the decoder so that reading a file need not load torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from capfilt.config.yaml_file import ConfigModel
+
+_EVERY_METHOD = ("method", "min_length", "max_length", "repetition_penalty", "prompt")
+_OF_METHOD = {"nucleus": ("top_p", "temperature"), "greedy": (), "beam": ("num_beams", "length_penalty")}
 
 
 class Decoding(ConfigModel):
@@ -35,6 +38,10 @@ class Decoding(ConfigModel):
     def measured(cls, max_length: int = 30, prompt: str = "a picture of ") -> "Decoding":
         """How captions to be measured are made: beam 3, at least 5 tokens (section 5.2; 20 tokens at most on COCO)."""
         return cls(method="beam", num_beams=3, min_length=5, max_length=max_length, prompt=prompt)
+
+    def in_effect(self) -> dict[str, Any]:
+        """Return the settings that have an effect with this method, without `seed`, by name."""
+        return {name: getattr(self, name) for name in (*_EVERY_METHOD, *_OF_METHOD[self.method])}
 
     @model_validator(mode="after")
     def _lengths(self) -> "Decoding":

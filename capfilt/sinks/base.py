@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from capfilt.selection.accounting import own_rows
+from capfilt.selection.ledger import own_rows
 from capfilt.store.layout import RunLayout
 from capfilt.store.shards import batches, table
 

@@ -12,7 +12,8 @@ import yaml
 
 from capfilt.config.pipeline import ModelSettings
 from capfilt.config.source import source_name
-from capfilt.selection.accounting import Accounting, funnel_lines
+from capfilt.selection.accounting import Accounting
+from capfilt.selection.funnel import funnel_lines
 from capfilt.selection.provenance import decoding_json, model_name
 from capfilt.sinks.base import Counts
 from capfilt.sinks.pairs import COLUMNS as PAIRS_COLUMNS

@@ -1,164 +1,18 @@
+"""The stage: its shard has equal bytes each time, and its settings hold all that is written."""
+
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from capfilt.config.decoding import Decoding
 from capfilt.config.load import validate
 from capfilt.config.pipeline import Pipeline
-from capfilt.errors import DataError
-from capfilt.selection.provenance import decoding_json, model_name
-from capfilt.selection.reasons import REASONS
-from capfilt.stages.select import SelectStage, candidates
+from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, arrow, score_columns
-from capfilt.store.shards import ShardWriter, table
+from capfilt.store.shards import table
+from tests.sidecar_rows import Record, caption, score, write
 
-Record = dict[str, Any]
 Rows = Callable[..., Record]
 Jobs = Callable[..., RunLayout]
-SCHEMAS = {"near": NEAR, "caption": CAPTIONS, "score": score_columns(4), "dedup": DEDUP}
-
-
-def caption(i: int, *texts: str | None, **changes: Any) -> Record:
-    """A row of caption's sidecar."""
-    captions = [{"text": text, "logprob": -1.0 - sample, "sample": sample} for sample, text in enumerate(texts)]
-    return {"uid": f"{i:016x}", "captions": captions or None, "status": "ok" if texts else "skipped"} | changes
-
-
-def score(i: int, web: float | None, *captions: float | None, **changes: Any) -> Record:
-    """A row of score's sidecar; itc is half of itm."""
-    halves = [value and value / 2 for value in captions]
-    row: Record = {"uid": f"{i:016x}", "web_itm": web, "web_itc": web and web / 2, "status": "ok"}
-    row |= {"caption_itm": list(captions) or None, "caption_itc": halves or None, "image_embedding": [0.5] * 4}
-    return row | changes
-
-
-def write(layout: RunLayout, **stages: list[Record]) -> RunLayout:
-    """Sidecars of shard 0; a stage that is not given is left out of the run."""
-    for stage, rows in stages.items():
-        with ShardWriter(layout.shard(stage, 0), arrow(SCHEMAS[stage])) as writer:
-            writer.write(rows)
-    folders = {name: folder for name, folder in layout.folders.items() if name in {*stages, "ingest", "select"}}
-    return replace(layout, folders=folders, digests={"caption": "c" * 16, "score": "d" * 16})
-
-
-def decided(layout: RunLayout) -> list[Record]:
-    rows: list[Record] = candidates(layout, 0).to_pylist()
-    return rows
-
-
-def verdicts(layout: RunLayout) -> list[tuple[str, str, str | None]]:
-    """Last digit of the uid, origin, reason."""
-    assert all(row["kept"] == (row["reason"] is None) for row in decided(layout))
-    return [(row["uid"][-1], row["origin"], row["reason"]) for row in decided(layout)]
-
-
-def test_own_text_first_then_captions_each_with_where_it_came_from(make_layout: Jobs, pairs_row: Rows) -> None:
-    layout = make_layout(
-        [[pairs_row(0), pairs_row(1)]], caption={"model": "/elsewhere/weights/mine", "samples": 2, "seed": 7}
-    )
-    captions = [caption(0, "one", "two"), caption(1, "three")]
-    layout = write(layout, caption=captions, score=[score(0, 0.75, 0.5, 0.25), score(1, None, 1.0)])
-    own, one, two, other, three = decided(layout)
-    null = ("model", "digest", "decoding", "sample", "logprob", "reason")
-    expected = {"uid": f"{0:016x}", "text": "a round thing number 0", "origin": "web", "round": 0, "kept": True}
-    assert own == expected | {"itc": 0.375, "itm": 0.75} | dict.fromkeys(null)
-    assert (one["text"], one["origin"], one["model"], one["digest"]) == ("one", "synthetic", "mine", "c" * 16)
-    assert (one["sample"], one["logprob"], one["itc"], one["itm"], one["kept"]) == (0, -1.0, 0.25, 0.5, True)
-    assert (two["sample"], two["logprob"], two["itm"], two["reason"]) == (1, -2.0, 0.25, "below_itm_threshold")
-    assert [json.loads(row["decoding"])["sample"] for row in (one, two, three)] == [0, 1, 0]
-    assert json.loads(two["decoding"])["seed"] == 7
-    assert (other["itm"], other["reason"], three["itm"], three["kept"]) == (None, "no_score", 1.0, True)
-
-
-def test_what_is_known_of_a_row_goes_before_its_scores(make_layout: Jobs, pairs_row: Rows) -> None:
-    states: list[Record] = [
-        {"status": "quarantined", "text": None},
-        {"status": "rejected", "reason": "text_empty", "text": ""},
-        {},
-        {},
-        {"text": None},
-        {"text": " \n"},
-    ]
-    layout = make_layout([[pairs_row(i, **changes) for i, changes in enumerate(states)]])
-    marks = [{"uid": f"{i:016x}"} for i in range(6)]
-    marks[2] |= {"duplicate_of": f"{0:016x}", "duplicate_kind": "perceptual"}
-    marks[3] |= {"contaminates": "coco:1"}
-    captions = [*(caption(i) for i in range(4)), caption(4, "there"), caption(5, status="failed")]
-    scores = [score(i, 0.9) for i in range(4)] + [score(4, None, 0.9), score(5, None)]
-    expected = [
-        ("0", "web", "quarantined:image_unreadable"),
-        ("1", "web", "rejected:text_empty"),
-        ("2", "web", "duplicate:perceptual"),
-        ("3", "web", "contaminated"),
-        ("4", "web", "no_text"),
-        ("4", "synthetic", None),
-        ("5", "web", "caption_failed"),
-    ]
-    assert verdicts(write(layout, caption=captions, score=scores, dedup=marks)) == expected
-    assert {str(reason).split(":")[0] for *_, reason in expected if reason} <= {name.split(":")[0] for name in REASONS}
-
-
-def test_marks_are_those_of_dedup_or_else_of_near(make_layout: Jobs, pairs_row: Rows) -> None:
-    layout = make_layout([[pairs_row(0), pairs_row(1)]], near={}, caption=None)
-    near = [{"uid": f"{0:016x}", "duplicate_kind": "exact"}, {"uid": f"{1:016x}"}]
-    dedup = [{"uid": f"{0:016x}"}, {"uid": f"{1:016x}", "duplicate_kind": "semantic"}]
-    scores = [score(0, 0.9), score(1, 0.9)]
-    only_near = write(layout, near=near, score=scores)
-    assert verdicts(only_near) == [("0", "web", "duplicate:exact"), ("1", "web", None)]
-    both = write(layout, near=near, score=scores, dedup=dedup)
-    assert verdicts(both) == [("0", "web", None), ("1", "web", "duplicate:semantic")]
-
-
-def test_human_texts_yield_to_keys_contamination_and_quarantine_alone(make_layout: Jobs, pairs_row: Rows) -> None:
-    rows = [pairs_row(i, role="human") for i in range(3)] + [pairs_row(3, role="human", status="rejected")]
-    marks: list[Record] = [{"uid": f"{i:016x}"} for i in range(4)]
-    for i, kind in ((0, "exact"), (1, "key")):
-        marks[i] |= {"duplicate_of": f"{9:016x}", "duplicate_kind": kind}
-    marks[2] |= {"contaminates": "coco:1"}
-    layout = write(make_layout([rows], caption=None), dedup=marks, score=[score(i, 0.0) for i in range(4)])
-    reasons = [reason for *_, reason in verdicts(layout)]
-    assert reasons == [None, "duplicate:key", "contaminated", "rejected:image_unreadable"]
-
-
-KILLED = {"status": "failed", "error": "killed its worker"}
-
-
-@pytest.mark.parametrize(
-    ("captioned", "scored", "reason"),
-    [
-        (KILLED, KILLED, "quarantined:killed_worker"),
-        (KILLED, {}, None),
-        ({"status": "ok"}, KILLED, "score_failed"),
-        ({"status": "skipped"}, KILLED, "quarantined:killed_worker"),
-        ({"status": "failed", "error": "no image"}, {"status": "failed", "error": "no image"}, "score_failed"),
-    ],
-)
-def test_a_row_that_kills_every_worker_is_quarantined(
-    make_layout: Jobs, pairs_row: Rows, captioned: Record, scored: Record, reason: str | None
-) -> None:
-    web = None if scored else 0.9
-    layout = write(make_layout([[pairs_row(0)]]), caption=[caption(0, **captioned)], score=[score(0, web, **scored)])
-    assert verdicts(layout) == [("0", "web", reason)]
-
-
-def test_a_run_without_models_keeps_all(make_layout: Jobs, pairs_row: Rows) -> None:
-    bare = {"policy": "keep_all"}
-    dedup = {"semantic": None}
-    layout = write(
-        make_layout([[pairs_row(0), pairs_row(1, text=None)]], caption=None, score=None, select=bare, dedup=dedup)
-    )
-    assert verdicts(layout) == [("0", "web", None), ("1", "web", "no_text")]
-    assert {decided(layout)[0][name] for name in ("model", "digest", "decoding", "sample", "itc", "itm")} == {None}
-
-
-def test_nothing_was_captioned(make_layout: Jobs, pairs_row: Rows) -> None:
-    layout = write(make_layout([[pairs_row(0)]]), caption=[caption(0)], score=[score(0, 0.9)])
-    assert verdicts(layout) == [("0", "web", None)]
 
 
 def test_process_writes_the_shard_with_equal_bytes(make_layout: Jobs, pairs_row: Rows) -> None:
@@ -177,23 +31,6 @@ def test_process_writes_the_shard_with_equal_bytes(make_layout: Jobs, pairs_row:
     assert table(path).num_rows == 9
 
 
-def test_an_empty_shard(make_layout: Jobs) -> None:
-    layout = write(make_layout([[]]), caption=[], score=[], dedup=[])
-    assert candidates(layout, 0).num_rows == 0
-
-
-def test_sidecars_of_other_rows_are_refused(make_layout: Jobs, pairs_row: Rows) -> None:
-    layout = make_layout([[pairs_row(0), pairs_row(1)]])
-    swapped = write(layout, caption=[caption(1, "a"), caption(0, "b")], score=[score(0, 0.9), score(1, 0.9)])
-    with pytest.raises(DataError, match=r"caption-0/00000\.parquet: its uids are not those of .*pairs"):
-        candidates(swapped, 0)
-    short = write(
-        layout, caption=[caption(0, "a"), caption(1, "b", "c")], score=[score(0, 0.9, 0.5), score(1, 0.9, 0.5)]
-    )
-    with pytest.raises(DataError, match="row 1 has 1 caption scores"):
-        candidates(short, 0)
-
-
 def pipeline(path: str = "tiny/captioner", **parts: Any) -> Pipeline:
     raw: Record = {"sources": [{"type": "parquet", "path": "a"}], "caption": {"model": path}, "score": {"model": "m"}}
     return validate(raw | parts, "test.yaml")
@@ -206,20 +43,3 @@ def test_settings_hold_the_policy_and_what_is_written_of_the_captioner() -> None
     assert SelectStage.settings(pipeline(dedup={"exact": False})) == before
     assert SelectStage.settings(pipeline("/here/mine")) == SelectStage.settings(pipeline("/there/mine"))
     json.dumps(before)
-
-
-def test_decoding_holds_what_matters_to_the_method() -> None:
-    greedy = json.loads(decoding_json(Decoding(method="greedy", top_p=0.5, num_beams=9), 3, 0))
-    assert greedy == {
-        "method": "greedy", "min_length": 10, "max_length": 30, "repetition_penalty": 1.0, "prompt": "a picture of ",
-        "seed": 3, "sample": 0,
-    }  # fmt: skip
-    beam = json.loads(decoding_json(Decoding(method="beam"), 0, 0))
-    assert set(beam) - set(greedy) == {"num_beams", "length_penalty"}
-    nucleus = json.loads(decoding_json(Decoding(), 0, 0))
-    assert set(nucleus) - set(greedy) == {"top_p", "temperature"}
-
-
-def test_a_path_of_weights_is_told_by_its_last_part(tmp_path: Path) -> None:
-    assert model_name(str(tmp_path / "weights")) == "weights"
-    assert model_name("Salesforce/blip") == "Salesforce/blip"
