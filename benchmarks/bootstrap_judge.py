@@ -30,7 +30,7 @@ def caption(
     found: list[list[str]] = []
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
-        drawn = model.captions_of(_states(model, images, part), [str(row) for row in part], samples)
+        drawn = model.captions(_states(model, images, part), [str(row) for row in part], samples)
         found += [[pre_caption(one.text) for one in row] for row in drawn]
     return found
 
@@ -49,7 +49,7 @@ def matches(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.fl
     """(len(pairs),) P(match) of ITM; 0 for an empty text."""
 
     def match(rows: Sequence[int], texts: Sequence[str]) -> Tensor:
-        return model.itm_logits(_states(model, images, rows), texts, torch.arange(len(rows))).softmax(-1)[:, 1]
+        return model.itm_logits(_states(model, images, rows), texts, range(len(rows))).softmax(-1)[:, 1]
 
     return _judged(pairs, 0.0, match)
 

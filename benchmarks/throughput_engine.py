@@ -100,7 +100,7 @@ class Engine:
     def _batch(self, rows: list[Row]) -> list[dict[str, Any]]:
         pixels, uids = pixels_of(rows), [row.uid for row in rows]
         states = self._timed("vision", lambda: self.captioner.encode_images(pixels))
-        drawn = self._timed("captions", lambda: self.captioner.captions_of(states, uids, range(self.samples)))
+        drawn = self._timed("captions", lambda: self.captioner.captions(states, uids, range(self.samples)))
         if not self.judged:
             return [
                 {"uid": uid, "captions": [caption.text for caption in some]}
@@ -157,12 +157,12 @@ def breakdown(engine: Engine, inputs: Inputs, images: int, out: Path) -> dict[st
     pictures = timed("decode", lambda: [decode_image(jpeg) for jpeg in jpegs])
     pixels = timed("resize", lambda: engine.captioner.preprocess(pictures))
     states = timed("vision_captioner", lambda: engine.captioner.encode_images(pixels))
-    drawn = timed("decode_steps", lambda: engine.captioner.captions_of(states, uids, [0]))
+    drawn = timed("decode_steps", lambda: engine.captioner.captions(states, uids, [0]))
     judged = timed("vision_filter", lambda: engine.judge.encode_images(pixels))
     pairs = [[text, caption.text] for text, [caption] in zip(inputs.texts[:images], drawn, strict=True)]
     flat = [text for both in pairs for text in both]
-    timed("itc", lambda: (engine.judge.embed_images(judged), engine.judge.embed_texts(flat)))
-    index = torch.arange(images).repeat_interleave(2)
+    timed("itc", lambda: (engine.judge.embed(judged), engine.judge.embed_texts(flat)))
+    index = [i for i in range(images) for _ in range(2)]
     timed("itm", lambda: engine.judge.itm_logits(judged, flat, index))
     timed("tokenise", lambda: engine.judge.tokenizer.ids(flat))
     timed("io", lambda: _io(inputs.shard, out, pairs, images))

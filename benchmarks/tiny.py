@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from capfilt.evaluation import evaluate_captioner, evaluate_matcher, load_pairs
+from capfilt.evaluation import evaluate_captioner, evaluate_judge, load_pairs
 from capfilt.models.blip import Blip, Decoding
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,7 @@ def main() -> None:
     pairs, train = load_pairs(args.pairs, args.text), load_pairs(args.train, args.text)
     results: dict[str, dict[str, Any]] = {}
     for name in ("pretrained", "filter"):
-        results[name] = evaluate_matcher(Blip.load(ROOT / "models/tiny" / name), pairs)
+        results[name] = evaluate_judge(Blip.load(ROOT / "models/tiny" / name), pairs)
     captioner = Blip.load(ROOT / "models/tiny/captioner")
     captioner.decoding = Decoding.measured()
     results["captioner"] = evaluate_captioner(captioner, pairs, train)

@@ -3,13 +3,16 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
 from capfilt.cli.parsing import command, positive
 from capfilt.errors import ConfigError
 from capfilt.version import __version__
+
+if TYPE_CHECKING:
+    from capfilt.models.protocols import System
 
 _TRAIN = """
 Train a model by a recipe; the same command goes on with a run that was killed, from its last checkpoint.
@@ -28,7 +31,7 @@ exit code: 0 done, 2 something to mend in recipe, data or checkpoint, 3 training
 _EVAL = """
 Measure a model on held-out pairs.
 
-A matcher (filter): retrieval both ways by ITC and re-ranked by ITM, matched against mismatched texts, calibration.
+A judge (filter): retrieval both ways by ITC and re-ranked by ITM, matched against mismatched texts, calibration.
 A captioner: CIDEr and BLEU-4 beside two baselines, a constant caption and the nearest training image's.
 """
 _EVAL_AFTER = """
@@ -60,17 +63,16 @@ def _eval(args: argparse.Namespace) -> None:
     import torch
 
     from capfilt.evaluation import render
-    from capfilt.models.blip.adapter import Blip
-    from capfilt.models.device import pick_device
+    from capfilt.models.registry import load_system
 
     if args.json and not Path(args.json).parent.is_dir():
         raise ConfigError(f"--json {args.json}: no folder {Path(args.json).parent}")
     if args.threads:
         torch.set_num_threads(args.threads)
-    blip = Blip.load(args.model, revision=args.revision, device=str(pick_device(args.device)))
-    role = args.role or ("matcher" if "matcher" in blip.roles else "captioner")
-    blip.require(role)
-    result = _measure_matcher(blip, args) if role == "matcher" else _measure_captioner(blip, args)
+    system = load_system(args.model, args.revision, args.device)
+    role = args.role or ("judge" if "judge" in system.card.roles else "captioner")
+    system.card.require(role)
+    result = _measure_judge(system, args) if role == "judge" else _measure_captioner(system, args)
     facts = {
         "model": str(args.model),
         "pairs": str(args.pairs),
@@ -83,23 +85,25 @@ def _eval(args: argparse.Namespace) -> None:
     Console().print(render(result))
 
 
-def _measure_matcher(blip: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from capfilt.evaluation import evaluate_matcher, load_pairs
+def _measure_judge(system: "System", args: argparse.Namespace) -> dict[str, Any]:
+    from capfilt.evaluation import evaluate_judge, load_pairs
+    from capfilt.models.protocols import RetrievalJudge
 
     pairs = load_pairs(args.pairs, args.text, image_id=args.image_id)
-    return evaluate_matcher(blip, pairs, rerank_k=args.rerank, seed=args.seed, batch_size=args.batch_size)
+    judge = cast(RetrievalJudge, system)
+    return evaluate_judge(judge, pairs, rerank_k=args.rerank, seed=args.seed, batch_size=args.batch_size)
 
 
-def _measure_captioner(blip: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from capfilt.config.decoding import Decoding
+def _measure_captioner(system: "System", args: argparse.Namespace) -> dict[str, Any]:
     from capfilt.evaluation import evaluate_captioner, load_pairs
+    from capfilt.models.protocols import EvaluatedCaptioner
 
     if args.train is None:
         raise ConfigError("captions are shown beside two baselines from training pairs: give --train TRAIN.parquet")
-    length = args.max_length or min(30, blip.config.text.max_positions)
-    blip.decoding = Decoding.measured(length, args.prompt)
+    captioner = cast(EvaluatedCaptioner, system)
+    captioner.decoding = captioner.measured(args.max_length, args.prompt)
     pairs, train = (load_pairs(path, args.text, image_id=args.image_id) for path in (args.pairs, args.train))
-    return evaluate_captioner(blip, pairs, train, seed=args.seed, batch_size=args.batch_size)
+    return evaluate_captioner(captioner, pairs, train, seed=args.seed, batch_size=args.batch_size)
 
 
 def add(commands: Any) -> None:
@@ -116,13 +120,15 @@ def add(commands: Any) -> None:
     evaluate.add_argument("--pairs", required=True, help="Parquet with an image column and a text column")
     evaluate.add_argument("--text", default="text", help="text column (default: text)")
     evaluate.add_argument("--image-id", help="column; equal values are one image (default: equal bytes are)")
-    evaluate.add_argument("--role", choices=["matcher", "captioner"], help="default: matcher if the model can")
+    evaluate.add_argument("--role", choices=["judge", "captioner"], help="default: judge if the model can")
     evaluate.add_argument("--train", help="captioner: Parquet of training pairs for the baselines")
     evaluate.add_argument("--rerank", type=positive, default=32, help="ITM re-ranks the top K of ITC (default: 32)")
-    evaluate.add_argument("--max-length", type=positive, help="captioner: most tokens, prompt counted (default: 30)")
     evaluate.add_argument(
-        "--prompt", default="a picture of ", help="captioner: as in its training (default: 'a picture of ')"
+        "--max-length",
+        type=positive,
+        help="captioner: most tokens, prompt counted (default: the model's own, BLIP: 30)",
     )
+    evaluate.add_argument("--prompt", help="captioner: as in its training (default: the model's own)")
     evaluate.add_argument("--json", help="write every value to this file")
     evaluate.add_argument("--revision", help="hub commit")
     evaluate.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")

@@ -72,7 +72,7 @@ def read(part: EvalSet, max_pixels: int, batch_size: int, blip: Blip | None) -> 
 
 def _embed(blip: Blip, batch: list[_Image]) -> Vectors:
     pixels = torch.stack([image.pixels for image in batch if image.pixels is not None])
-    return np.asarray(blip.embed(pixels).cpu().numpy(), dtype=np.float16)
+    return np.asarray(blip.embed(blip.encode_images(pixels)).cpu().numpy(), dtype=np.float16)
 
 
 def _images(path: str, max_pixels: int, blip: Blip | None) -> Iterator[_Image]:

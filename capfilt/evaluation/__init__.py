@@ -4,8 +4,8 @@
 one. The metrics (`retrieval`, `matching`, `captions`, `bootstrap`) take plain arrays and lists and know no model.
 """
 
-from capfilt.evaluation.evaluate import evaluate_captioner, evaluate_matcher
+from capfilt.evaluation.evaluate import evaluate_captioner, evaluate_judge
 from capfilt.evaluation.pairs import Pairs, load_pairs
 from capfilt.evaluation.table import render
 
-__all__ = ["Pairs", "evaluate_captioner", "evaluate_matcher", "load_pairs", "render"]
+__all__ = ["Pairs", "evaluate_captioner", "evaluate_judge", "load_pairs", "render"]

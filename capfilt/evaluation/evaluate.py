@@ -1,21 +1,22 @@
-"""The two evaluations of `capfilt eval`: of a matcher (the filter) and of a captioner. Flat JSON-able dicts, fractions.
+"""The two evaluations of `capfilt eval`: of a judge (the filter) and of a captioner. Flat JSON-able dicts, fractions.
 
-Matcher (paper, section 5.1): texts pass `pre_caption` with 30 words as in BLIP's retrieval test; ITC ranks all, ITM
-re-ranks the best, and both judge each text with its own image and with another one. Captioner (paper, section 5.2):
-captions against the texts as written, beside the two baselines of `baselines`.
+Judge (paper, section 5.1): texts are cleaned as the judge asks (BLIP: `pre_caption` with 30 words, as in its retrieval
+test); ITC ranks all, ITM re-ranks the best, and both judge each text with its own image and with another one.
+Captioner (paper, section 5.2): captions against the texts as written, beside the two baselines of `baselines`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from capfilt.evaluation import captions as metrics
 from capfilt.evaluation.baselines import constant_caption, nearest_captions
 from capfilt.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
-from capfilt.evaluation.encode import ImageStates, Itm, Model, Progress, pixels, require_role, to_numpy
+from capfilt.evaluation.encode import ImageStates, Itm, Progress, encode, require_role, to_numpy
 from capfilt.evaluation.matching import (
     KEEP_AT,
     average_precision,
@@ -27,7 +28,7 @@ from capfilt.evaluation.matching import (
 )
 from capfilt.evaluation.pairs import Pairs
 from capfilt.evaluation.retrieval import FloatArray, IntArray, ranks_i2t, ranks_t2i, recalls, rerank
-from capfilt.media.text import pre_caption
+from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, States
 
 Result = dict[str, Any]
 _SHOWN = 5
@@ -38,8 +39,8 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 @torch.inference_mode()
-def evaluate_matcher(
-    model: Model,
+def evaluate_judge(
+    model: RetrievalJudge,
     pairs: Pairs,
     *,
     rerank_k: int = 32,
@@ -50,7 +51,7 @@ def evaluate_matcher(
     """Retrieval, matched against mismatched texts, and calibration.
 
     Args:
-        model: with the role "matcher".
+        model: with the role "judge".
         pairs: what to judge; at least two images, none with more than half of the texts.
         rerank_k: candidates a query that ITM re-ranks (paper: 256 for COCO, 128 for Flickr30k).
         seed: draws the mismatched texts and the bootstrap.
@@ -62,11 +63,11 @@ def evaluate_matcher(
         `<key>_ci` = [low, high] at 95 %; `rerank_k`, `rerank_pairs`, `seed`, `skipped_images`, `skipped_texts`,
         `skipped` (the first few).
     Raises:
-        ConfigError: the model is no matcher.
+        ConfigError: the model is no judge.
         InputError: too few images, or scores that are not finite.
     """
-    require_role(model, "matcher")
-    texts = [pre_caption(text) for text in pairs.texts]
+    require_role(model, "judge")
+    texts = [model.clean(text) for text in pairs.texts]
     other = mismatch(len(texts), pairs.image_index.tolist(), seed)
     states = ImageStates(model, pairs, batch_size)
     itc = _itc(model, states, texts, batch_size, progress)
@@ -83,7 +84,7 @@ def evaluate_matcher(
 
 @torch.inference_mode()
 def evaluate_captioner(
-    model: Model,
+    model: EvaluatedCaptioner,
     pairs: Pairs,
     train_pairs: Pairs,
     *,
@@ -93,13 +94,13 @@ def evaluate_captioner(
 ) -> Result:
     """Captions against the references, beside one constant caption and the nearest training image's text.
 
-    The nearest image is found by the ITC embedding if the model is a matcher or embedder, else by the mean of
-    `encode_images` over the patches ([CLS] left out).
+    The nearest image is found by the model's `image_features` (BLIP: the ITC embedding of a judge, else the mean over
+    the patches, [CLS] left out).
     Args:
         model: with the role "captioner"; its own decoding settings hold (paper: beam 3, 5 to 20 tokens).
         pairs: images to caption, their texts as references.
         train_pairs: where the baselines learn. No image of `pairs` should be among them.
-        seed, batch_size, progress: as in `evaluate_matcher`.
+        seed, batch_size, progress: as in `evaluate_judge`.
     Returns:
         `n` (images), `n_train`; `cider`, `bleu4` and the same with `_constant` and `_nearest`; `cider_ci`,
         `cider_constant_ci`, `cider_nearest_ci` = [low, high] at 95 %; `distinct1`, `distinct2`, `mean_length` (words);
@@ -135,9 +136,11 @@ def evaluate_captioner(
     }
 
 
-def _itc(model: Model, states: ImageStates, texts: list[str], batch_size: int, progress: Progress) -> FloatArray:
+def _itc(
+    model: RetrievalJudge, states: ImageStates, texts: list[str], batch_size: int, progress: Progress
+) -> FloatArray:
     """(N_img, N_txt) float32 raw cosines."""
-    images = _embed_images(model, states, progress)
+    images = _features(model.embed, states, progress)
     parts = []
     for start in range(0, len(texts), batch_size):
         parts.append(to_numpy(model.embed_texts(texts[start : start + batch_size])))
@@ -145,12 +148,11 @@ def _itc(model: Model, states: ImageStates, texts: list[str], batch_size: int, p
     return images @ np.concatenate(parts).T
 
 
-def _embed_images(model: Model, states: ImageStates, progress: Progress) -> NDArray[np.float32]:
-    """(N, E) float32: the ITC embedding if the model has one, else the mean over patches."""
+def _features(of: Callable[[States], Tensor], states: ImageStates, progress: Progress) -> NDArray[np.float32]:
+    """(N, F) float32: what `of` says of each block."""
     parts: list[NDArray[np.float32]] = []
-    projected = bool(model.roles & {"matcher", "embedder"})
     for done, block in enumerate(states, start=1):
-        parts.append(to_numpy(model.embed_images(block) if projected else block[:, 1:].mean(dim=1)))
+        parts.append(to_numpy(of(block)))
         progress("images", done, len(states))
     return np.concatenate(parts)
 
@@ -203,18 +205,22 @@ def _probability(
     return np.concatenate(parts)
 
 
-def _captions(model: Model, pairs: Pairs, batch_size: int, progress: Progress) -> list[str]:
+def _captions(model: EvaluatedCaptioner, pairs: Pairs, batch_size: int, progress: Progress) -> list[str]:
     texts: list[str] = []
     for start in range(0, len(pairs.images), batch_size):
         uids = pairs.image_ids[start : start + batch_size]
-        batch = pixels(model, pairs, range(start, start + len(uids)))
-        texts += [caption.text for caption in model.caption(batch, uids)]
+        states = encode(model, pairs, range(start, start + len(uids)))
+        texts += [captions[0].text for captions in model.captions(states, uids, [0])]
         progress("captions", len(texts), len(pairs.images))
     return texts
 
 
-def _nearest(model: Model, pairs: Pairs, train: Pairs, batch_size: int, progress: Progress) -> Sequence[str]:
-    own, other = (_embed_images(model, ImageStates(model, part, batch_size, 0), progress) for part in (pairs, train))
+def _nearest(
+    model: EvaluatedCaptioner, pairs: Pairs, train: Pairs, batch_size: int, progress: Progress
+) -> Sequence[str]:
+    own, other = (
+        _features(model.image_features, ImageStates(model, part, batch_size, 0), progress) for part in (pairs, train)
+    )
     return nearest_captions(own, other, [texts[0] for texts in train.references])
 
 

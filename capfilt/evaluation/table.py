@@ -21,12 +21,12 @@ _MATCHING = {
 
 
 def render(result: Result) -> Group:
-    """All tables of one result of `evaluate_matcher` or `evaluate_captioner` (it is told by its keys)."""
-    tables = [captioner_table(result), examples_table(result)] if "cider" in result else _matcher_tables(result)
+    """All tables of one result of `evaluate_judge` or `evaluate_captioner` (it is told by its keys)."""
+    tables = [captioner_table(result), examples_table(result)] if "cider" in result else _judge_tables(result)
     return Group(*tables, _footer(result))
 
 
-def matcher_table(result: Result) -> Table:
+def judge_table(result: Result) -> Table:
     """Recalls by ITC and re-ranked, then matched against mismatched texts; values are fractions."""
     table = Table("", "metric", "ITC", "95 %", f"ITM, top {result['rerank_k']}", "95 %", title="Retrieval")
     _align(table, 2)
@@ -82,8 +82,8 @@ def examples_table(result: Result) -> Table:
     return table
 
 
-def _matcher_tables(result: Result) -> list[Table]:
-    return [matcher_table(result), matching_table(result), reliability_table(result)]
+def _judge_tables(result: Result) -> list[Table]:
+    return [judge_table(result), matching_table(result), reliability_table(result)]
 
 
 def _footer(result: Result) -> Text:

@@ -2,14 +2,15 @@
 
 Those are the files that the loader reads, in its order of preference: where safetensors are present, a
 pytorch_model.bin beside them changes nothing and does not count, nor do README, logs and tokenizer_config.json. So a
-clone, a hub cache and a copy of the bare necessities have one digest. Hashing takes 1 s a GB.
+clone, a hub cache and a copy of the bare necessities have one digest. Hashing takes 1 s per GB. A model without files
+has a version in its card, of which its digest is made.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
-from capfilt.models.hub import resolve, weight_files
+from capfilt.models.hub import resolve, weight_files, without_files
 from capfilt.store.shards import file_sha256
 
 _CONFIG = ("config.json",)
@@ -28,6 +29,8 @@ def weights_digest(model: str, revision: str | None = None, tokenizer: str | Non
     Raises:
         ConfigError: no such model or tokenizer. CheckpointError: a folder without weights.
     """
+    if (version := without_files(model)) is not None:
+        return hashlib.sha256(version.encode()).hexdigest()[:16]
     path = resolve(model, revision)
     files = [path] if path.is_file() else _model_files(path)
     words = path if tokenizer is None else resolve(tokenizer, weights=False)

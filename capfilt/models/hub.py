@@ -7,27 +7,20 @@ from urllib.parse import urlsplit
 
 from capfilt.config.yaml_file import ROOTS
 from capfilt.errors import CheckpointError, ConfigError
+from capfilt.models.card import cards, find_card
 
 SHIPPED = tuple(root / "models" for root in ROOTS)
 """Where shipped models lie: inside an installed wheel, or beside the package in a checkout."""
 
-REVISIONS = {
-    "Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b",
-    "Salesforce/blip-image-captioning-large": "353689b859fcf0523410b1806dace5fb46ecdf41",
-    "Salesforce/blip-itm-base-coco": "bed8ad38cb2d04a5a4bdf2d071b3c3c0a4aa724c",
-    "Salesforce/blip-itm-large-coco": "fef05cafc05298067cbbca00b125749394a77a6f",
-    "Salesforce/blip-itm-base-flickr": "1de29e660d91ae1786c1876212ea805a22eab251",
-    "Salesforce/blip-itm-large-flickr": "bda12e6506758f54261b5ab174b2c55a3ba143fb",
-    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-}
-"""Pinned commits of hub ids: found in at least two unrelated public repositories, the three last Salesforce ones in
-MTEB's model registry alone. Any other id must be given with `revision`. bert-base-uncased serves as the tokenizer of
-official `.pth` files, which come without one.
-"""
 
 _WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
 _LAYOUTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
 _SMALL = ["*.json", "vocab.txt"]
+
+
+def revisions() -> dict[str, str]:
+    """Hub id -> its pinned commit, from the cards. Any other id must be given with `revision`."""
+    return {name: card.revision for name, card in cards().items() if card.revision is not None}
 
 
 def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -35,7 +28,7 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
 
     Args:
         model: a folder, a file, a shipped name (tiny/filter) or a hub id (owner/name). No code of it is run.
-        revision: commit of a hub id, 40 hex digits; those of `REVISIONS` by default.
+        revision: commit of a hub id, 40 hex digits; those of `revisions` by default.
         weights: False downloads only what a tokenizer needs.
 
     Raises:
@@ -50,18 +43,24 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
         if (root / model).is_dir():
             return root / model
     name = str(model)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) or (revision is None and name not in REVISIONS):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) or (revision is None and name not in revisions()):
         raise ConfigError(_unknown(name))
-    return _download(name, revision or REVISIONS[name], weights)
+    return _download(name, revision or revisions()[name], weights)
+
+
+def without_files(model: str | Path) -> str | None:
+    """What stands for the digest of a model that has no files, such as `fake`; None for every other."""
+    card = find_card(model)
+    return None if card is None or card.version is None else f"{card.system} {card.version}"
 
 
 def is_here(model: str, revision: str | None = None) -> bool:
     """Whether `resolve` needs no network: a path, a shipped name, or a hub id whose weights are in the cache."""
-    if Path(model).exists() or any((root / model).is_dir() for root in SHIPPED):
+    if Path(model).exists() or any((root / model).is_dir() for root in SHIPPED) or without_files(model):
         return True
     from huggingface_hub import try_to_load_from_cache
 
-    commit = revision or REVISIONS.get(model)
+    commit = revision or revisions().get(model)
     names = ("model.safetensors", "pytorch_model.bin")
     return any(isinstance(try_to_load_from_cache(model, name, revision=commit), str) for name in names)
 
@@ -92,7 +91,7 @@ def shipped() -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    known = [*shipped(), *REVISIONS]
+    known = sorted({*shipped(), *cards()})
     close = get_close_matches(name, known, n=1)
     meant = f"; did you mean {close[0]}?" if close else "."
     return (

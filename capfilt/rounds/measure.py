@@ -2,36 +2,34 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from capfilt.config.decoding import Decoding
 from capfilt.config.rounds import Evaluate
-from capfilt.evaluation import evaluate_captioner, evaluate_matcher, load_pairs
+from capfilt.evaluation import evaluate_captioner, evaluate_judge, load_pairs
 from capfilt.evaluation.pairs import Pairs
-from capfilt.models.blip.adapter import Blip
-from capfilt.models.device import pick_device
+from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, System
+from capfilt.models.registry import load_system
 from capfilt.rounds.training_set import TrainingSet
 from capfilt.rounds.trainings import Training
 
-MAX_LENGTH = 30
-"""Most tokens of a caption, prompt counted, as in `capfilt eval`."""
 RERANK = 16
-MATCHERS = {"pretrain": "pretrained", "finetune_filter": "filter"}
+"""Candidates per query that ITM re-ranks."""
+JUDGES = {"pretrain": "pretrained", "finetune_filter": "filter"}
 
 
 def measure(part: Evaluate, training: TrainingSet, trained: Mapping[str, Training]) -> dict[str, Any]:
-    """`pretrained_*` and `filter_*` as `evaluate_matcher` names them, `captioner_*` as `evaluate_captioner`.
+    """`pretrained_*` and `filter_*` as `evaluate_judge` names them, `captioner_*` as `evaluate_captioner`.
 
     Only numbers and intervals. Raises DataError for held-out pairs that cannot be read.
     """
     pairs = _held_out(part, training)
     found: dict[str, Any] = {"images": len(pairs.images), "texts": len(pairs.texts)}
-    for stage, name in MATCHERS.items():
-        found |= _named(name, evaluate_matcher(_load(trained[stage].model), pairs, rerank_k=RERANK))
+    for stage, name in JUDGES.items():
+        judge = cast(RetrievalJudge, _load(trained[stage].model, "judge"))
+        found |= _named(name, evaluate_judge(judge, pairs, rerank_k=RERANK))
     tuned = trained["finetune_captioner"]
-    captioner = _load(tuned.model)
-    length = min(MAX_LENGTH, captioner.config.text.max_positions)
-    captioner.decoding = Decoding.measured(length, tuned.recipe.objective.prompt)
+    captioner = cast(EvaluatedCaptioner, _load(tuned.model, "captioner"))
+    captioner.decoding = captioner.measured(prompt=tuned.recipe.objective.prompt)
     return found | _named("captioner", evaluate_captioner(captioner, pairs, load_pairs(training.pairs, "human")))
 
 
@@ -41,8 +39,10 @@ def _held_out(part: Evaluate, training: TrainingSet) -> Pairs:
     return load_pairs(part.pairs, part.text)
 
 
-def _load(folder: Path) -> Blip:
-    return Blip.load(folder, device=str(pick_device(None)))
+def _load(folder: Path, role: str) -> System:
+    system = load_system(folder, device=None)
+    system.card.require(role)
+    return system
 
 
 def _named(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

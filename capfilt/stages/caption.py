@@ -73,7 +73,7 @@ class CaptionStage:
 
     def captions(self, rows: list[Row], states: Tensor) -> dict[int, Record]:
         """Position -> `captions`; states (B, P + 1, D) of the rows' images."""
-        drawn = self.blip.captions_of(states, [row.uid for row in rows], range(self.use.samples))
+        drawn = self.blip.captions(states, [row.uid for row in rows], range(self.use.samples))
         lists = [[{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(some)] for some in drawn]
         return {row.position: {"captions": captions} for row, captions in zip(rows, lists, strict=True)}
 

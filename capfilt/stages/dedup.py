@@ -69,7 +69,7 @@ class DedupStage:
         """Load the filter, if evaluation images are to be embedded with it. Raises as `load_model`."""
         use = self._layout.pipeline.score
         if use is not None and any(part.min_similarity is not None for part in self._dedup.decontaminate):
-            self._blip = load_model(use, "matcher")
+            self._blip = load_model(use, "judge")
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Write all shards; `shard`, `skip` and `only` are of no meaning: no image of a row is touched.

@@ -53,7 +53,7 @@ class ScoreStage:
 
     def load(self) -> None:
         """The filter. Raises as `load_model`."""
-        self.blip: Blip = load_model(self.use, "matcher")
+        self.blip: Blip = load_model(self.use, "judge")
 
     def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
@@ -82,7 +82,7 @@ class ScoreStage:
         """Position -> the row's scores and embedding; states (B, P + 1, D) of the rows' images."""
         texts = [[*_texts(row), self._wrong.get(row.position, "")] for row in rows]
         judged = self.blip.match(states, [[text for text in some if text] for some in texts])
-        embeddings = self.blip.embed_images(states).half().cpu().numpy()  # (B, E)
+        embeddings = self.blip.embed(states).half().cpu().numpy()  # (B, E)
         return {
             row.position: {**_columns(row, some, matches), "image_embedding": embedding}
             for row, some, matches, embedding in zip(rows, texts, judged, embeddings, strict=True)

@@ -93,7 +93,7 @@ def test_executed_flop_is_what_capfilt_does(inputs: Inputs) -> None:
     states = torch.randn(4, TINY.vision.grid**2 + 1, TINY.vision.width)
     texts = [make_texts(2)] * 4
     with FlopCounterMode(display=False, custom_mapping=products) as counter:
-        reader.captions_of(states, ["a", "b", "c", "d"], [0])
+        reader.captions(states, ["a", "b", "c", "d"], [0])
     captions = counter.get_total_flops() / 4
     with FlopCounterMode(display=False, custom_mapping=products) as counter:
         filter_.match(states, texts)

@@ -59,7 +59,7 @@ def test_train_then_eval(
     assert "Retrieval" in capsys.readouterr().out
     found = json.loads(Path("match.json").read_text())
     assert found.keys() >= MATCHER | FACTS
-    assert (found["n"], found["n_texts"], found["role"], found["capfilt"]) == (24, 48, "matcher", __version__)
+    assert (found["n"], found["n_texts"], found["role"], found["capfilt"]) == (24, 48, "judge", __version__)
     assert all(0 <= found[key] <= 1 for key in ("t2i_r1", "t2i_r10", "i2t_r1", "itc_auc", "itm_auc"))
     assert (
         main(["eval", str(model), *pairs, "--role", "captioner", "--train", str(tiny_pairs), "--json", "caps.json"])

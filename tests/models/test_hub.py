@@ -54,7 +54,7 @@ def test_moving_revision_is_refused() -> None:
 
 
 def test_pins_are_commits() -> None:
-    assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in hub.REVISIONS.values())
+    assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in hub.revisions().values())
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_cached_snapshot_opens_offline(monkeypatch: pytest.MonkeyPatch, tmp_path
     """The real client with the cache that it would have written; this commit has no safetensors."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--Salesforce--blip-image-captioning-base" / "snapshots" / hub.REVISIONS[BASE]
+    snapshot = tmp_path / "models--Salesforce--blip-image-captioning-base" / "snapshots" / hub.revisions()[BASE]
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     (snapshot / "pytorch_model.bin").write_bytes(b"")
@@ -115,4 +115,4 @@ def test_one_kind_of_weights_is_fetched(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
     assert hub.resolve(BASE, weights=weights) == tmp_path
     assert fake.fetched == fetched
-    assert (tmp_path / "config.json").read_text() == f"{BASE}@{hub.REVISIONS[BASE]}"
+    assert (tmp_path / "config.json").read_text() == f"{BASE}@{hub.revisions()[BASE]}"

@@ -14,9 +14,9 @@ from capfilt.models.hub import shipped
 
 MODELS = Path(__file__).parents[2] / "models"
 ROLES = {
-    "pretrained": {"captioner", "matcher", "embedder"},
+    "pretrained": {"captioner", "judge", "embedder"},
     "captioner": {"captioner"},
-    "filter": {"matcher", "embedder"},
+    "filter": {"judge", "embedder"},
 }
 
 

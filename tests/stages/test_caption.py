@@ -123,9 +123,9 @@ def test_skip(make_layout: Make, mixed: list[Record], monkeypatch: pytest.Monkey
 def test_only(make_layout: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     layout = make_layout([mixed], caption={"batch_size": 1})
     captioned = list[str]()
-    real = Blip.captions_of
+    real = Blip.captions
     spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
-    monkeypatch.setattr(Blip, "captions_of", spy)
+    monkeypatch.setattr(Blip, "captions", spy)
     run(layout, only=range(4, 7))
     assert captioned == [mixed[4]["uid"], mixed[6]["uid"]]
     assert not layout.folder("caption").exists()

@@ -102,9 +102,9 @@ def test_only_some_rows_and_nothing_written(
     make_layout: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioned: list[str] = []
-    real = Blip.captions_of
+    real = Blip.captions
     spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
-    monkeypatch.setattr(Blip, "captions_of", spy)
+    monkeypatch.setattr(Blip, "captions", spy)
     layout = make_layout([mixed], caption=QUICK)
     ready(CaptionScoreStage, layout).process(0, only=range(2, 5))
     assert captioned == [mixed[2]["uid"], mixed[4]["uid"]]

@@ -209,7 +209,7 @@ def test_evaluation_images_are_found_by_embedding(
 ) -> None:
     blip = Blip.load("tiny/filter")
     pictures = [decode_image(picture(6)), decode_image(picture(8))]
-    vectors = blip.embed(blip.preprocess(pictures)).numpy()
+    vectors = blip.embed(blip.encode_images(blip.preprocess(pictures))).half().numpy()
     rows = [{"n": 1, "vector": vectors[0]}, {"n": 2, "vector": vectors[1]}, {"n": 3}]
     decontaminate = [{"path": str(eval_file), "name": "karpathy", "max_distance": None, "min_similarity": 0.999}]
     parts = {"semantic": None, "decontaminate": decontaminate}

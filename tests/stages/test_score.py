@@ -96,7 +96,9 @@ def test_as_the_model_called_row_by_row(layout: RunLayout, mixed: list[Record]) 
                 assert itm == pytest.approx(want.itm, abs=1e-5)
                 assert -1 <= itc <= 1
                 assert 0 <= itm <= 1
-        np.testing.assert_allclose(np.array(row["image_embedding"]), blip.embed(pixels)[0].float().numpy(), atol=1e-3)
+        np.testing.assert_allclose(
+            np.array(row["image_embedding"]), blip.embed(blip.encode_images(pixels))[0].numpy(), atol=1e-3
+        )
 
 
 def test_one_vision_pass_an_image(layout: RunLayout) -> None:
@@ -174,7 +176,7 @@ def test_others_can_read_it(layout: RunLayout, tmp_path: Any) -> None:
 
 
 def test_the_model_must_judge(make_layout: Make, pairs_row: Make) -> None:
-    with pytest.raises(ConfigError, match="not matcher"):
+    with pytest.raises(ConfigError, match="not judge"):
         ScoreStage(make_layout([[pairs_row(0)]], score={"model": "tiny/captioner"})).setup()
 
 

@@ -75,8 +75,8 @@ def test_the_loss_falls_and_everything_is_written(tiny_recipe: Recipes, tmp_path
     assert list((tmp_path / "run/events").iterdir())
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000032.pt", "step-00000036.pt"]
     assert json.loads((tmp_path / "run/recipe.json").read_text())["recipe"] == kind
-    roles = {"captioner": {"captioner"}, "filter": {"matcher", "embedder"}}
-    assert Blip.load(tmp_path / "run/last").roles == roles.get(kind, {"captioner", "matcher", "embedder"})
+    roles = {"captioner": {"captioner"}, "filter": {"judge", "embedder"}}
+    assert Blip.load(tmp_path / "run/last").roles == roles.get(kind, {"captioner", "judge", "embedder"})
 
 
 def test_kill_9_and_again_is_bit_equal_to_an_unbroken_run(tiny_recipe: Recipes, tmp_path: Path) -> None:

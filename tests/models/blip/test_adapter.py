@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from capfilt.errors import ConfigError, InputError
-from capfilt.models.blip import adapter, cross
+from capfilt.models.blip import adapter, cross, judging
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.protocols import Captioner, Embedder, Matcher
+from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, System
 from capfilt.models.torch_compat import HAS_PACKED_LINEAR
+from tests.models.check_system import check_system
 
 
 @pytest.fixture
@@ -41,13 +42,12 @@ def test_score_is_its_parts(matcher: Blip, texts: list[str], pixels: Any) -> Non
     rows = matcher.score(images, [texts[:2], [], texts[1:]])
     assert [len(row) for row in rows] == [2, 0, 3]
     states = matcher.encode_images(images)
-    flat, index = [*texts[:2], *texts[1:]], torch.tensor([0, 0, 2, 2, 2])
-    itc = (matcher.embed_images(states) @ matcher.embed_texts(flat).T)[index, torch.arange(5)]
+    flat, index = [*texts[:2], *texts[1:]], [0, 0, 2, 2, 2]
+    itc = (matcher.embed(states) @ matcher.embed_texts(flat).T)[index, torch.arange(5)]
     itm = matcher.itm_logits(states, flat, index).softmax(-1)[:, 1]
     matches = [match for row in rows for match in row]
     torch.testing.assert_close(torch.tensor([m.itc for m in matches]), itc)
     torch.testing.assert_close(torch.tensor([m.itm for m in matches]), itm)
-    assert torch.equal(matcher.embed(images), matcher.embed_images(states).half())
     assert all(-1 <= m.itc <= 1 and 0 <= m.itm <= 1 for m in matches)
 
 
@@ -55,7 +55,7 @@ def test_score_does_not_depend_on_the_batch(matcher: Blip, texts: list[str], pix
     """Padding and the bound of texts a pass change nothing but rounding."""
     images = pixels(2, 32)
     together = matcher.score(images, [texts, texts])
-    monkeypatch.setattr(adapter, "TOKENS_A_PASS", 12)
+    monkeypatch.setattr(judging, "TOKENS_A_PASS", 12)
     apart = matcher.score(images, [texts, texts])
     alone = [[matcher.score(image[None], [[text]])[0][0] for text in texts] for image in images]
     for rows in (apart, alone):
@@ -78,14 +78,15 @@ def test_bits_do_not_depend_on_the_batch(
     def results(size: int) -> list[Any]:
         found: list[Any] = []
         for part in (slice(start, start + size) for start in range(0, 5, size)):
-            embeddings = filters.embed(images[part]).tolist()
-            captions = captioner.captions(images[part], ["u", "v", "w", "x", "y"][part], range(2))
+            embeddings = filters.embed(filters.encode_images(images[part])).tolist()
+            seen = captioner.encode_images(images[part])
+            captions = captioner.captions(seen, ["u", "v", "w", "x", "y"][part], range(2))
             found += zip(filters.score(images[part], asked[part]), embeddings, captions, strict=True)
         return found
 
     together = results(5)
     assert results(1) == together
-    monkeypatch.setattr(adapter, "TOKENS_A_PASS", 12)
+    monkeypatch.setattr(judging, "TOKENS_A_PASS", 12)
     monkeypatch.setattr(adapter, "ROWS_A_PASS", 4)
     assert results(2) == together
 
@@ -93,8 +94,7 @@ def test_bits_do_not_depend_on_the_batch(
 @pytest.mark.usefixtures("one_thread")
 def test_encoded_images_give_the_same_captions(captioner: Blip, pixels: Any) -> None:
     images, uids = pixels(3, 32), ["u", "v", "w"]
-    captions = captioner.captions(images, uids, [2, 0])
-    assert captioner.captions_of(captioner.encode_images(images), uids, [2, 0]) == captions
+    captions = captioner.captions(captioner.encode_images(images), uids, [2, 0])
     alone = zip(*(captioner.caption(images, uids, sample) for sample in (2, 0)), strict=True)
     assert [[c.text for c in row] for row in captions] == [[c.text for c in row] for row in alone]
 
@@ -112,15 +112,15 @@ def test_towers_run_once(
     for method in ("nucleus", "greedy", "beam"):
         fresh = count_calls(captioner)
         captioner.decoding = captioner.decoding.model_copy(update={"method": method})
-        captioner.captions(pixels(2, 32), ["u", "v"], range(3))
+        captioner.captions(captioner.encode_images(pixels(2, 32)), ["u", "v"], range(3))
         assert fresh == once, method
 
 
 def test_embed_is_unit(matcher: Blip, pixels: Any) -> None:
-    embedding = matcher.embed(pixels(2, 32))
-    assert embedding.shape == (2, 16)
-    assert embedding.dtype == torch.float16
-    torch.testing.assert_close(embedding.float().norm(dim=-1), torch.ones(2), atol=1e-3, rtol=0)
+    embedding = matcher.embed(matcher.encode_images(pixels(2, 32)))
+    assert embedding.shape == (2, matcher.embed_dim) == (2, 16)
+    assert embedding.dtype == torch.float32
+    torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(2), atol=1e-3, rtol=0)
 
 
 def test_too_long_text_is_counted_once(matcher: Blip, pixels: Any) -> None:
@@ -136,16 +136,15 @@ def test_caption_strips_the_prompt(captioner: Blip, pixels: Any) -> None:
 
 
 def test_roles(matcher: Blip, captioner: Blip, pixels: Any) -> None:
-    assert matcher.roles == {"matcher", "embedder"}
+    assert matcher.roles == {"judge", "embedder"}
     assert captioner.roles == {"captioner"}
-    assert isinstance(matcher, Matcher)
-    assert isinstance(matcher, Embedder)
-    assert isinstance(captioner, Captioner)
-    with pytest.raises(ConfigError, match="roles embedder, matcher, not captioner"):
+    assert set(matcher.card.scores) == {"itc", "itm"}
+    assert captioner.card.scores == ()
+    with pytest.raises(ConfigError, match="roles embedder, judge, not captioner"):
         matcher.caption(pixels(1, 32), ["u"])
     for call in (
         lambda: captioner.score(pixels(1, 32), [["cat"]]),
-        lambda: captioner.embed(pixels(1, 32)),
+        lambda: captioner.embed(captioner.encode_images(pixels(1, 32))),
         lambda: captioner.embed_texts(["cat"]),
     ):
         with pytest.raises(ConfigError, match="roles captioner, not"):
@@ -156,7 +155,7 @@ def test_wrong_input(matcher: Blip, captioner: Blip, pixels: Any) -> None:
     with pytest.raises(InputError, match=r"\(1, 3, 40, 40\); this model takes \(batch, 3, 32, 32\)"):
         matcher.score(pixels(1, 40), [["cat"]])
     with pytest.raises(InputError, match="takes"):
-        matcher.embed(torch.zeros(3, 32, 32))
+        matcher.encode_images(torch.zeros(3, 32, 32))
     with pytest.raises(InputError, match="2 images but texts for 1"):
         matcher.score(pixels(2, 32), [["cat"]])
     with pytest.raises(InputError, match="is empty"):
@@ -173,3 +172,51 @@ def test_preprocess_to_caption(captioner: Blip, tmp_path: Path) -> None:
     captioner.save(tmp_path)
     again = Blip.load(tmp_path)
     assert again.caption(again.preprocess(images), ["u", "v"]) == first
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", ["tiny/captioner", "tiny/filter", "tiny/pretrained"])
+def test_a_blip_is_a_system(name: str) -> None:
+    """mypy checks the signatures here, `check_system` what they do."""
+    blip = Blip.load(name)
+    judge: RetrievalJudge = blip
+    captioner: EvaluatedCaptioner = blip
+    systems: list[System] = [judge, captioner]
+    assert systems[0] is systems[1]
+    check_system(blip)
+
+
+def test_states_of_another_system_are_refused(matcher: Blip) -> None:
+    with pytest.raises(InputError, match="states are list, not a tensor"):
+        matcher.embed([[0.5]])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="1 images, 0 of them with 'pixels'"):
+        matcher.encode([b"a file"])
+
+
+def test_encoder_keys_are_equal_where_states_are(matcher: Blip, folders: Any, pixels: Any) -> None:
+    again, other = Blip.load(folders("filter")), Blip.load(folders("captioner"))
+    assert again.encoder_key == matcher.encoder_key
+    assert other.encoder_key != matcher.encoder_key or torch.equal(
+        other.encode_images(pixels(1, 32)), matcher.encode_images(pixels(1, 32))
+    )
+    with torch.no_grad():
+        again.med.vision.blocks[0].norm1.bias[0] += 1
+    assert again.encoder_key != matcher.encoder_key
+    again.share_encoder(matcher)
+    assert again.med.vision is matcher.med.vision
+    half = Blip.load(folders("filter"))
+    half.med.half()
+    assert half.encoder_key != matcher.encoder_key
+
+
+@pytest.mark.parametrize("method", ["nucleus", "greedy", "beam"])
+@pytest.mark.parametrize(("bias", "finish"), [(100.0, "stop"), (-100.0, "length")])
+def test_a_caption_that_was_cut_off_says_so(
+    bias: float, finish: str, method: str, captioner: Blip, pixels: Any
+) -> None:
+    with torch.no_grad():
+        captioner.med.lm_head.bias[captioner.config.text.sep_id] += bias
+    change = {"max_length": 7, "min_length": 6, "method": method}
+    captioner.decoding = captioner.decoding.model_copy(update=change)
+    found = captioner.captions(captioner.encode_images(pixels(2, 32)), ["u", "v"], range(2))
+    assert {caption.finish for row in found for caption in row} == {finish}

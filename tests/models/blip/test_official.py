@@ -93,7 +93,7 @@ def test_blip_from_file(vocab: list[str], folders: Any, pixels: Any, texts: list
     med = make_med(vocab)
     torch.save({"model": official_state(med)}, tmp_path / "m.pth")
     blip = Blip.load(tmp_path / "m.pth", tokenizer=folders("filter"))
-    assert blip.roles == {"captioner", "matcher", "embedder"}
+    assert blip.roles == {"captioner", "judge", "embedder"}
     expected = Blip(med, blip.tokenizer, blip.processor)
     assert blip.score(pixels(1, 32), [texts]) == expected.score(pixels(1, 32), [texts])
     with pytest.raises(ConfigError, match=r"no tokenizer.*vocab\.txt"):

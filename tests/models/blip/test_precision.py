@@ -135,8 +135,10 @@ def test_which_layers_are_replaced() -> None:
     assert isinstance(layer.cross_attention.attention.value, nn.Linear)
     assert isinstance(blip.med.lm_head, Int8Head)
     pixels = blip.preprocess([photo(seed=i) for i in range(3)])
-    together = blip.captions(pixels, ["a", "b", "c"], [0, 1])
-    assert [blip.captions(pixels[i : i + 1], [uid], [0, 1])[0] for i, uid in enumerate("abc")] == together
+    states = blip.encode_images(pixels)
+    together = blip.captions(states, ["a", "b", "c"], [0, 1])
+    alone = [blip.encode_images(pixels[i : i + 1]) for i in range(3)]
+    assert [blip.captions(one, [uid], [0, 1])[0] for one, uid in zip(alone, "abc", strict=True)] == together
 
 
 def test_small_layers_stay_as_they_are() -> None:

@@ -1,0 +1,18 @@
+"""How the registry loads a BLIP."""
+
+from capfilt.models.blip.adapter import Blip
+from capfilt.models.blip.precision import apply_precision
+from capfilt.models.card import Score
+from capfilt.models.factory import LoadRequest
+
+
+class BlipFactory:
+    """See `models.factory.SystemFactory`."""
+
+    model_types = ("blip",)
+    scores: tuple[Score, ...] = ("itc", "itm")
+
+    def load(self, request: LoadRequest) -> Blip:
+        """A BLIP in the precision asked for. Raises as `Blip.load` and `apply_precision`."""
+        blip = Blip.load(request.model, revision=request.revision, device=request.device, tokenizer=request.tokenizer)
+        return apply_precision(blip, request.precision)
