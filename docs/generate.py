@@ -157,6 +157,19 @@ def _reasons() -> str:
     return "\n".join(["| reason | meaning |", "|---|---|", *rows])
 
 
+def _policies() -> str:
+    """Return a table of the policies: the scores that each needs, and its own description with default settings."""
+    from capfilt.config.pipeline import SelectSettings
+    from capfilt.selection.policies import POLICIES
+
+    rows = []
+    for policy in POLICIES:
+        select = SelectSettings(policy=policy.name)
+        needs = ", ".join(policy.needs(select)) or "none"
+        rows.append(f"| `{policy.name}` | {needs} | {_cell(policy.describe(select))} |")
+    return "\n".join(["| policy | scores | with the default settings |", "|---|---|---|", *rows])
+
+
 def _commands() -> str:
     """Return the help of every command, as the terminal prints it."""
     from capfilt.cli.app import parser
@@ -211,6 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": _commands,
     "reasons": _reasons,
     "errors": _errors,
+    "policies": _policies,
     **{f"columns-{name.lower()}": partial(_columns, name) for name in COLUMNS},
 }
 """Name in a page's mark -> the Markdown that takes its place."""

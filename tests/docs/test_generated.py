@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from capfilt.cli.app import parser
 from capfilt.config.pipeline import Pipeline, SelectSettings
-from capfilt.selection.policies import REASONS
+from capfilt.selection.policies import POLICIES
+from capfilt.selection.reasons import REASONS
 from capfilt.store import schema
 from capfilt.training.recipe import KINDS, Recipe
 
@@ -66,6 +67,13 @@ def test_every_stored_column_is_on_the_page_with_its_type(page: Page) -> None:
         for column in columns:
             assert f"| `{column.name}` | `{column.type}` |" in text
     assert all(f"| `{reason}` |" in text for reason in REASONS)
+
+
+def test_every_policy_is_on_its_page_with_its_own_words(page: Page) -> None:
+    text = page("concepts.md")
+    for policy in POLICIES:
+        assert f"| `{policy.name}` |" in text
+        assert policy.describe(SelectSettings(policy=policy.name)) in text
 
 
 def test_every_command_is_on_the_page_with_its_options(page: Page) -> None:
