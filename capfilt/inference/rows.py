@@ -22,6 +22,7 @@ from capfilt.config.pipeline import ModelSettings
 from capfilt.errors import DataError
 from capfilt.inference.transfer import Feed, together, transfer_to
 from capfilt.media.images import ImageError, decode_image
+from capfilt.media.pillow import decoding
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.precision import apply_precision
 from capfilt.models.device import pick_device
@@ -160,7 +161,7 @@ def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pi
         row.image = None
 
     waiting: deque[tuple[list[Row], list[Future[None]]]] = deque()
-    with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with decoding(), ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for batch in _grouped(rows, size):
             waiting.append((batch, [pool.submit(load, row) for row in batch if row.status == "ok"]))
             if len(waiting) > AHEAD:

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from capfilt.errors import DataError
+from capfilt.media.pillow import decoding
 from capfilt.media.rgb import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -36,10 +36,6 @@ _STRIP = 2**21
 _HASHED = 32
 """Side of what the perceptual hash sees; boxed down to thrice that first, an eighth of the time for nearly the same."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-Image.core.set_blocks_max(2)  # type: ignore[attr-defined]
-"""Memory of pictures that Pillow may keep for the next, in blocks of at most 16 MB: a tenth of a decoding's time."""
-warnings.filterwarnings("ignore", module=r"PIL\.")
-"""What Pillow warns of (large images, broken EXIF) is either refused here or does no harm."""
 
 
 class ImageError(DataError):
@@ -96,7 +92,7 @@ def header_area(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The image with its header read; whatever goes wrong in the block becomes an ImageError."""
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with decoding(), Image.open(BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 told = f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}"
                 raise ImageError("bomb", told)

@@ -20,6 +20,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import source_name
 from capfilt.media.blocklist import BlockList, FileDigests
 from capfilt.media.images import Facts, ImageError, examine, header_area
+from capfilt.media.pillow import decoding
 from capfilt.sources import RawRow, Reader, open_source
 from capfilt.sources.hashes import hash_mismatch
 from capfilt.stages import retry
@@ -87,7 +88,7 @@ class IngestStage:
         """(position, row) of the unit's rows, or of those at some positions; images are decoded a few rows ahead."""
         waiting: deque[tuple[int, Row, RawRow, Looked]] = deque()
         held = 0
-        with ThreadPoolExecutor(THREADS) as pool:
+        with decoding(), ThreadPoolExecutor(THREADS) as pool:
             for position, raw in self._raw(unit, only):
                 row, looked = self._begun(unit, position, raw, skip, pool)
                 waiting.append((position, row, raw, looked))
