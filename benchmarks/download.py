@@ -87,7 +87,7 @@ def by_img2dataset(urls: Path, folder: Path, threads: int) -> float:
 def by_capfilt(urls: Path, folder: Path, threads: int) -> float:
     """Downloads; seconds of `Ingest.process`."""
     from capfilt.config.load import validate
-    from capfilt.download.fetcher import load_img2dataset
+    from capfilt.download.img2dataset import load_img2dataset
     from capfilt.sources import open_source
     from capfilt.stages.ingest import IngestStage
     from capfilt.store.layout import RunLayout

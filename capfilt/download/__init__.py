@@ -1,1 +1,1 @@
-"""Asking strangers' servers for images: the guard, the limits and the manners below img2dataset's downloader."""
+"""Download images from untrusted servers: address checks, limits and politeness below img2dataset's downloader."""

@@ -1,8 +1,8 @@
-"""A body: capped while it comes, kept on disk above 1 MiB, and handed over only when there is room in memory.
+"""Response bodies: limited in size while they arrive, stored on disk above 1 MiB, and read within a memory budget.
 
-64 threads with 20 MB each would be 1.3 GB. Received bytes are in memory up to `FREE` a thread, further ones in an
-unnamed file; `Room` lets so many be whole in memory at once as fit. Measured, 64 threads, 20 MB each: 118 MB in all;
-460 MB if each thread reads its own file, for glibc keeps what was freed for the thread that had it.
+64 threads with 20 MB each would take 1.3 GB. Up to `SMALL` bytes per thread are received in memory, the rest goes to an
+unnamed file. `MemoryBudget` limits how many bytes of whole bodies are in memory at once. Measured with 64 threads of
+20 MB each: 118 MB in all; 460 MB if each thread reads its own file, because glibc keeps freed memory per thread.
 """
 
 import threading
@@ -13,26 +13,34 @@ from http.client import HTTPResponse
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 
-from capfilt.download.connection import Deadline, translated
+from capfilt.download.connection import Deadline, network_errors
 from capfilt.download.reasons import FetchError, shown
 
-FREE = 2**20
-"""Bytes; smaller bodies are not counted by `Room`."""
-ROOM = 40 * 2**20
-_PIECE = 2**17
+SMALL = 2**20
+"""Bytes; bodies up to this size are not counted by `MemoryBudget`."""
+BUDGET = 40 * 2**20
+_CHUNK = 2**17
 
 
-class Room:
-    """Bytes of bodies that may be in memory at once, shared by all threads."""
+class MemoryBudget:
+    """Limit on the bytes of bodies that are in memory at once, shared by all threads."""
 
-    def __init__(self, size: int = ROOM) -> None:
+    def __init__(self, size: int = BUDGET) -> None:
         self._size, self._used = size, 0
         self._changed = threading.Condition()
-        self._reader = ThreadPoolExecutor(1, "room")
+        self._reader = ThreadPoolExecutor(1, "body-reader")
 
     def read(self, file: "SpooledTemporaryFile[bytes]", size: int) -> bytes:
-        """The whole file of that size, when there is room; one larger than all of it goes alone. Raises OSError."""
-        if size <= FREE:
+        """Wait until the budget allows it, then return the whole file. A body above the budget is read alone.
+
+        Args:
+            file: the body.
+            size: its size in bytes. Call `release(size)` when the bytes are no longer in memory.
+
+        Raises:
+            OSError: the disk.
+        """
+        if size <= SMALL:
             return _whole(file)
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._size)
@@ -40,12 +48,12 @@ class Room:
         try:
             return self._reader.submit(_whole, file).result()
         except BaseException:
-            self.give(size)
+            self.release(size)
             raise
 
-    def give(self, size: int) -> None:
-        """The room that `read` took for a body of that size."""
-        if size > FREE:
+    def release(self, size: int) -> None:
+        """Give back what `read` reserved for a body of that size."""
+        if size > SMALL:
             with self._changed:
                 self._used -= size
                 self._changed.notify_all()
@@ -56,23 +64,23 @@ def _whole(file: "SpooledTemporaryFile[bytes]") -> bytes:
     return file.read()
 
 
-def pieces(answer: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
-    """The body as it comes. Raises FetchError: content_encoding, incomplete, timeout, connection."""
+def body_chunks(answer: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
+    """Yield the body as it arrives. Raises FetchError: content_encoding, incomplete, timeout, connection."""
     _check_encoding(answer)
     announced, size = answer.length, 0
     while True:
-        with translated(deadline):
-            piece = answer.read(_PIECE)
-        if not piece:
+        with network_errors(deadline):
+            chunk = answer.read(_CHUNK)
+        if not chunk:
             break
-        size += len(piece)
-        yield piece
+        size += len(chunk)
+        yield chunk
     if announced is not None and size < announced:
         raise FetchError("incomplete", f"the body ends before the {announced} bytes that were announced")
 
 
 def _check_encoding(answer: HTTPResponse) -> None:
-    """Raises FetchError: we asked for the bytes as they are. A compressed body can be a bomb, and has another hash."""
+    """Raises FetchError for an encoded body: none was requested; it can be a bomb, and it has another hash."""
     for value in answer.headers.get_all("Content-Encoding", []):
         if value.strip().lower() not in ("", "identity"):
             raise FetchError("content_encoding", f"Content-Encoding: {shown(value.strip())}")
@@ -84,18 +92,26 @@ def _check_encoding(answer: HTTPResponse) -> None:
 def receive(
     answer: HTTPResponse, deadline: Deadline, max_bytes: int, folder: Path | None
 ) -> "SpooledTemporaryFile[bytes]":
-    """The whole body, at most max_bytes, in a file of `folder` if it is large.
+    """Receive the whole body into a temporary file, on disk if it is large.
 
-    Raises FetchError: too_many_bytes, and see `pieces`. OSError: the disk.
+    Args:
+        answer: the response, its headers read.
+        deadline: for the whole try.
+        max_bytes: largest body.
+        folder: where large bodies are stored; None takes the system's folder for temporary files.
+
+    Raises:
+        FetchError: too_many_bytes, and as `body_chunks`.
+        OSError: the disk.
     """
     if answer.length is not None and answer.length > max_bytes:
         raise FetchError("too_many_bytes", f"{answer.length} bytes are announced; at most {max_bytes} are taken")
-    file = SpooledTemporaryFile(max_size=FREE, dir=str(folder) if folder else None)  # noqa: SIM115
+    file = SpooledTemporaryFile(max_size=SMALL, dir=str(folder) if folder else None)  # noqa: SIM115
     try:
-        if (answer.length or 0) > FREE:
+        if (answer.length or 0) > SMALL:
             file.rollover()
-        for piece in pieces(answer, deadline):
-            file.write(piece)
+        for chunk in body_chunks(answer, deadline):
+            file.write(chunk)
             if file.tell() > max_bytes:
                 raise FetchError("too_many_bytes", f"more than {max_bytes} bytes came")
     except BaseException:
@@ -105,24 +121,24 @@ def receive(
 
 
 class Response:
-    """What `urlopen` returns: as much of urllib's as img2dataset uses. A context manager."""
+    """What `urlopen` returns: the part of urllib's response that img2dataset uses. A context manager."""
 
     def __init__(
         self,
         url: str,
         headers: Message,
         file: "SpooledTemporaryFile[bytes]",
-        room: Room,
+        budget: MemoryBudget,
         on_error: Callable[[Exception], object],
     ) -> None:
         self.url, self.headers = url, headers
         self._file, self._size = file, file.tell()
-        self._room, self._on_error = room, on_error
+        self._budget, self._on_error = budget, on_error
 
     def read(self) -> bytes:
-        """The whole body, once; its place in memory is taken until `Opener.landed`. Raises OSError: the disk."""
+        """Return the whole body; call once. It counts as in memory until `Opener.release`. Raises OSError: the disk."""
         try:
-            return self._room.read(self._file, self._size)
+            return self._budget.read(self._file, self._size)
         except Exception as error:
             self._on_error(error)
             raise

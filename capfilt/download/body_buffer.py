@@ -1,7 +1,7 @@
-"""Bodies on disk between the thread that fetched them and the row that they belong to.
+"""A buffer on disk for finished downloads that wait for their row to be written.
 
-A shard's downloads end in any order, and its rows are written in the list's: what came early waits here, not in memory.
-A few wait in memory all the same. The file has no name, so nothing is left of it whatever stops the process.
+A shard's downloads end in any order, but its rows are written in the order of the list. Bodies that arrive early wait
+here, the first few in memory. The file has no name, so nothing of it remains however the process ends.
 """
 
 import os
@@ -13,31 +13,34 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a body lies: bytes [start, start + size)."""
+    """A body's bytes [start, start + size) in the file."""
 
     start: int
     size: int
 
 
-KEPT = 8 * 2**20
-"""Bytes that wait in memory; the disk is for what is more."""
+MAX_IN_MEMORY = 8 * 2**20
+"""Bytes that wait in memory; everything beyond goes to the disk."""
 
 
-class Spool:
-    """An unnamed file in `folder`; threads put bodies in, and take them out by place. A context manager.
-
-    Raises OSError (no space left) from `put`.
-    """
+class BodyBuffer:
+    """An unnamed file in `folder` that threads store bodies in and read them from. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
-        self._lock, self._end, self._kept = threading.Lock(), 0, 0
+        self._lock, self._end, self._in_memory = threading.Lock(), 0, 0
 
     def put(self, data: bytes) -> Place | bytes:
-        """A place for it: itself, as long as not too much is kept."""
+        """Store a body and return a handle for `take`.
+
+        The handle is the body itself while at most MAX_IN_MEMORY bytes are in memory, else its place in the file.
+
+        Raises:
+            OSError: no space left.
+        """
         with self._lock:
-            if self._kept + len(data) <= KEPT:
-                self._kept += len(data)
+            if self._in_memory + len(data) <= MAX_IN_MEMORY:
+                self._in_memory += len(data)
                 return data
             place = Place(self._end, len(data))
             self._end += len(data)
@@ -48,14 +51,14 @@ class Spool:
         return place
 
     def take(self, place: Place | bytes, last: bool = True) -> bytes:
-        """The bytes again; `last`: for the last time."""
+        """Return the body of a handle. Pass `last=False` if it will be taken again."""
         if isinstance(place, Place):
             return os.pread(self._file.fileno(), place.size, place.start)
         with self._lock:
-            self._kept -= len(place) if last else 0
+            self._in_memory -= len(place) if last else 0
         return place
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "BodyBuffer":
         return self
 
     def __exit__(

@@ -1,8 +1,8 @@
-"""One connection, one request, one answer: `http.client`'s parser over a socket that keeps to one deadline.
+"""One connection, one request, one response: `http.client`'s parser over a socket with one deadline for everything.
 
-A timeout of a socket is per call: a server that sends a byte a second never meets it. Here every read of the socket is
-given only what is left of the whole try. `http.client` caps a header line (64 KiB) and their number (100), not their
-sum, and reads a chunk of stated size -1 to the end of the stream, whatever its length (3.11): both are stopped here.
+A socket's timeout is per call, so a server that sends one byte per second never exceeds it. Here every read gets only
+the time that is left of the whole try. `http.client` limits a header line (64 KiB) and the number of lines (100), but
+not their sum, and reads a chunk of stated size -1 to the end of the stream (3.11). Both are stopped here.
 """
 
 import errno
@@ -20,19 +20,19 @@ from capfilt.download.reasons import FetchError
 from capfilt.download.url_policy import Target
 
 MAX_HEADERS = 2**16
-"""Bytes of status line and headers together; 100 headers of 64 KiB in 64 threads would be 400 MB."""
+"""Bytes of status line and headers together; 100 headers of 64 KiB in 64 threads would take 400 MB."""
 _BUFFER = 2**16
 SLACK = 0.05
-"""Seconds by which a deadline may be missed."""
-_TRIED = 4
-"""Addresses of one host at most; each gets an equal share of the time left."""
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""What this machine lacks is no fault of the row."""
+"""Seconds by which a deadline may be exceeded."""
+_MAX_ADDRESSES = 4
+"""Most addresses of one host that are tried; each gets an equal share of the remaining time."""
+_LOCAL_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+"""This machine is out of descriptors or memory: not the row's fault."""
 _CLOSED = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 class Deadline:
-    """Seconds that run inside its `with` block only: waiting for a slot, robots.txt or the resolver is apart."""
+    """A time budget that runs only inside its `with` block: not while waiting for a slot, robots.txt or a resolver."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
@@ -49,21 +49,26 @@ class Deadline:
         self._left = self._end - self._clock()
 
     def left(self) -> float:
-        """Seconds, more than 0. Raises TimeoutError when there are none; inside the block only."""
+        """Return the seconds left, more than 0. Inside the block only. Raises TimeoutError if there are none."""
         left = self._end - self._clock()
         if left <= 0:
             raise TimeoutError
         return left
 
     def limit(self, sock: socket.socket) -> None:
-        """Give the socket's next call what is left, or up to SLACK more: each `settimeout` costs a thread its turn."""
+        """Set the socket's timeout to the time left, or leave it if it is at most SLACK longer.
+
+        (Each `settimeout` makes the thread give up the interpreter lock.)
+        """
         left, (given, seconds) = self.left(), self._given
         if given is not sock or seconds - left > SLACK:
             sock.settimeout(left)
             self._given = sock, left
 
 
-class _Raw(io.RawIOBase):
+class _SocketReader(io.RawIOBase):
+    """Reads of a socket under a deadline."""
+
     def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock, self._deadline = sock, deadline
 
@@ -76,17 +81,17 @@ class _Raw(io.RawIOBase):
 
 
 class _Lines(io.BufferedReader):
-    """Counts what is read by lines until `headers_done`; never reads to an end that is not in sight."""
+    """Limits the bytes read line by line until `headers_done`; refuses reads without a size."""
 
-    _room: float = MAX_HEADERS
+    _left: float = MAX_HEADERS
 
     def headers_done(self) -> None:
-        self._room = float("inf")
+        self._left = float("inf")
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
-        self._room -= len(line)
-        if self._room < 0:
+        self._left -= len(line)
+        if self._left < 0:
             raise LineTooLong("headers")
         return line
 
@@ -97,7 +102,7 @@ class _Lines(io.BufferedReader):
 
 
 class _Makefile:
-    """All that HTTPResponse wants of a socket."""
+    """The only method of a socket that HTTPResponse calls."""
 
     def __init__(self, lines: _Lines) -> None:
         self._lines = lines
@@ -107,17 +112,19 @@ class _Makefile:
 
 
 @contextmanager
-def ask(
+def send_request(
     target: Target, addresses: list[str], request: bytes, deadline: Deadline, context: ssl.SSLContext
 ) -> Iterator[HTTPResponse]:
-    """Connect to one of the addresses, send, read the headers; the connection ends with the block.
+    """Connect to one of the addresses, send the request and read the headers; close the connection after the block.
 
-    Raises FetchError: timeout, connection, tls, too_many_bytes (headers). OSError: this machine is out of descriptors.
+    Raises:
+        FetchError: timeout, connection, tls, too_many_bytes (headers).
+        OSError: this machine is out of descriptors or memory.
     """
-    with translated(deadline):
-        sock = _connect(addresses[:_TRIED], target.port, deadline)
+    with network_errors(deadline):
+        sock = _connect(addresses[:_MAX_ADDRESSES], target.port, deadline)
     try:
-        with translated(deadline):
+        with network_errors(deadline):
             if target.scheme == "https":
                 deadline.limit(sock)
                 sock = context.wrap_socket(sock, server_hostname=target.bare)
@@ -147,7 +154,7 @@ def _connect(addresses: list[str], port: int, deadline: Deadline) -> socket.sock
 def _answer(sock: socket.socket, request: bytes, deadline: Deadline) -> HTTPResponse:
     deadline.limit(sock)
     sock.sendall(request)
-    lines = _Lines(_Raw(sock, deadline), _BUFFER)
+    lines = _Lines(_SocketReader(sock, deadline), _BUFFER)
     answer = HTTPResponse(cast(socket.socket, _Makefile(lines)), method="GET")
     answer.begin()
     lines.headers_done()
@@ -155,8 +162,8 @@ def _answer(sock: socket.socket, request: bytes, deadline: Deadline) -> HTTPResp
 
 
 @contextmanager
-def translated(deadline: Deadline) -> Iterator[None]:
-    """What the network does, as a FetchError. Only around reads and writes of the network, none of the disk."""
+def network_errors(deadline: Deadline) -> Iterator[None]:
+    """Turn network errors into FetchError. Only for reads and writes of the network, not of the disk."""
     try:
         yield
     except TimeoutError as error:
@@ -164,13 +171,13 @@ def translated(deadline: Deadline) -> Iterator[None]:
     except IncompleteRead as error:
         raise FetchError("incomplete", "the body ends too early") from error
     except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _OURS and not isinstance(error, ssl.SSLError):
+        if isinstance(error, OSError) and error.errno in _LOCAL_ERRNOS and not isinstance(error, ssl.SSLError):
             raise
-        raise _told(error) from error
+        raise _fetch_error(error) from error
 
 
-def _told(error: Exception) -> FetchError:
-    """Without numbers of lines, ports or addresses, which some messages have."""
+def _fetch_error(error: Exception) -> FetchError:
+    """The FetchError of an exception, without line numbers, ports and addresses: they differ between equal tries."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return FetchError("tls", f"the certificate was refused: {error.verify_message}")
     if isinstance(error, (RemoteDisconnected, *_CLOSED)):

@@ -1,4 +1,4 @@
-"""Manners towards one host: so many requests at once, and none while it has asked to wait."""
+"""Politeness towards each host: a limit on concurrent requests, and no request while the host asked to wait."""
 
 import threading
 import time
@@ -11,15 +11,20 @@ from dataclasses import dataclass
 class _Host:
     free: threading.Condition
     users: int = 0
-    """Threads that ask it or wait to."""
+    """Threads with a request or waiting for a slot."""
     busy: int = 0
     not_before: float = 0.0
 
 
 class Hosts:
-    """`limit`: requests at once to one host. Hosts that nobody uses are forgotten.
+    """Request slots per host. Hosts without users are forgotten.
 
-    No deadlock as long as a thread holds one slot at a time and waits for nothing else within it.
+    There is no deadlock as long as a thread holds one slot at a time and waits for no other thread while holding it.
+
+    Args:
+        limit: concurrent requests per host.
+        clock: seconds.
+        sleep: waits; `clock` advances meanwhile.
     """
 
     def __init__(
@@ -31,7 +36,7 @@ class Hosts:
 
     @contextmanager
     def slot(self, name: str) -> Iterator[None]:
-        """One of the host's slots; waits for it, and then for as long as the host is held back."""
+        """Context manager: wait for one of the host's slots, then until its `hold` is over."""
         host = self._enter(name)
         try:
             while (left := host.not_before - self._clock()) > 0:
@@ -41,7 +46,7 @@ class Hosts:
             self._leave(name, host)
 
     def hold(self, name: str, seconds: float) -> None:
-        """No request to the host begins before that many seconds are over."""
+        """Start no request to the host for that many seconds."""
         with self._lock:
             host = self._known(name)
             host.not_before = max(host.not_before, self._clock() + seconds)

@@ -1,11 +1,8 @@
-"""The opener below `urllib.request.urlopen`: asks for images on untrusted URLs, within limits, and tells why not.
+"""The opener that takes the place of `urllib.request.urlopen`: downloads images from untrusted URLs, within limits.
 
-    opener = Opener(rules)
-    urllib.request.install_opener(opener)
-
-It is none of urllib's: no file, ftp or data handlers, no proxies from the environment, no cookies, no passwords, and
-the headers of a request are not sent. img2dataset 1.47 calls urlopen and turns every exception into a text; `last`
-tells the caller in the same thread what it was.
+It shares nothing with urllib's openers: no file, ftp or data handlers, no proxies from the environment, no cookies, no
+passwords, and the headers of a request are not sent. img2dataset 1.47 turns every exception into a text; `last` gives
+the caller in the same thread what really happened.
 """
 
 import socket
@@ -23,36 +20,36 @@ from typing import TypeVar
 from capfilt.config.source import Download
 from capfilt.download import robots
 from capfilt.download.blocklist import allow_list, read_hosts
-from capfilt.download.body import Response, Room, pieces, receive
+from capfilt.download.body import MemoryBudget, Response, body_chunks, receive
 from capfilt.download.connection import Deadline
 from capfilt.download.hosts import Hosts
 from capfilt.download.optout import refusal
 from capfilt.download.reasons import FetchError, may_pass, shown
-from capfilt.download.redirects import Hops
-from capfilt.download.url_policy import Guard, Resolver, Target
+from capfilt.download.redirects import RedirectFollower
+from capfilt.download.url_policy import Resolver, Target, UrlPolicy
 
 T = TypeVar("T")
 
 
 @dataclass
 class Outcome:
-    """What became of one `open`."""
+    """The result of one call of `Opener.open`."""
 
     url: str
-    """The one asked last: where redirects led."""
+    """The URL requested last: where redirects led."""
     reason: str | None = None
-    """One of `reasons`; None: the image came, or `trouble` did."""
-    told: str = ""
+    """One of `reasons`; None if the image arrived or `local_error` is set."""
+    message: str = ""
     x_robots_tag: str | None = None
     """The headers' text, several joined by ` | `, cut at 1000 characters."""
     robots_txt: robots.Verdict | None = None
-    """Of the host asked last; None: not asked, or it forbids (see reason)."""
-    trouble: Exception | None = None
-    """No fault of the row: our disk is full, no memory, no descriptors, the run is stopped. Must be raised."""
+    """Of the last host; None if robots.txt was not requested, or forbids the image (see reason)."""
+    local_error: Exception | None = None
+    """Not the row's fault: disk full, out of memory or descriptors, the run was stopped. The caller must raise it."""
 
 
 class Opener:
-    """One in a process; threads share it."""
+    """Downloads for one source. All threads of the process share it."""
 
     def __init__(
         self,
@@ -64,25 +61,39 @@ class Opener:
         context: ssl.SSLContext | None = None,
         folder: Path | None = None,
     ) -> None:
-        """`sleep`: between tries, `clock` shows it. `context`: the system's certificates by default. `folder`: where
-        large bodies lie until they are read.
+        """Read the lists of hosts; nothing is requested.
 
-        Raises ConfigError: allow_hosts or block_hosts are wrong.
+        Args:
+            rules: limits and politeness.
+            resolve: looks up a host name.
+            sleep: waits between tries; `clock` advances meanwhile.
+            clock: seconds.
+            context: TLS settings; the system's certificates by default.
+            folder: where large bodies are stored until they are read.
+
+        Raises:
+            ConfigError: allow_hosts or block_hosts cannot be used.
         """
         block = read_hosts(Path(rules.block_hosts)) if rules.block_hosts else frozenset[str]()
-        guard = Guard(allow_list(rules.allow_hosts), block, resolve)
+        policy = UrlPolicy(allow_list(rules.allow_hosts), block, resolve)
         hosts = Hosts(rules.per_host, clock, sleep)
         self._rules, self._sleep, self._folder = rules, sleep, folder
-        self._hops = Hops(rules, guard, hosts, context or _tls())
+        self._redirects = RedirectFollower(rules, policy, hosts, context or _tls())
         self._robots = robots.Robots(self._robots_txt)
-        self._room = Room()
+        self._budget = MemoryBudget()
         self._local = threading.local()
 
     def open(self, request: urllib.request.Request, data: object = None, timeout: object = None) -> Response:
-        """The image, whole. `timeout` is not used: the rules have one for all of a try.
+        """Download one image completely.
 
-        Raises FetchError for all that is the row's. What is not (`Outcome.trouble`) leaves as itself: OSError of our
-        disk or of `sleep`, MemoryError.
+        Args:
+            request: a GET request without a body.
+            data: must be None.
+            timeout: not used; the rules have one for a whole try.
+
+        Raises:
+            FetchError: the image cannot be had; `last().reason` says why.
+            OSError, MemoryError: an error of this machine or of `sleep`, also in `last().local_error`.
         """
         self._local.outcome = outcome = Outcome(request.full_url.encode(errors="replace").decode())
         try:
@@ -90,23 +101,25 @@ class Opener:
                 raise FetchError("url_refused", "only GET without a body")
             return self._retried(lambda: self._image(request.full_url, outcome))
         except FetchError as error:
-            outcome.reason, outcome.told = error.reason, str(error)
+            outcome.reason, outcome.message = error.reason, str(error)
             raise
         except Exception as error:
-            outcome.trouble = error
+            outcome.local_error = error
             raise
 
     def last(self) -> Outcome:
-        """Of this thread's last `open`: a new object for each; an empty one before the first."""
+        """The outcome of this thread's last `open`: a new object for each call, an empty one before the first."""
         if not hasattr(self._local, "outcome"):
             self._local.outcome = Outcome("")
         found: Outcome = self._local.outcome
         return found
 
-    def landed(self, size: int) -> None:
-        """To be called once for each `Response.read` that returned, when its bytes are out of memory; must not wait for
-        another image's."""
-        self._room.give(size)
+    def release(self, size: int) -> None:
+        """Give back the memory of one body. Call once per `Response.read` that returned, when its bytes are freed.
+
+        Do not wait for another image before this call.
+        """
+        self._budget.release(size)
 
     def _retried(self, one: Callable[[], T]) -> T:
         tries = 0
@@ -120,14 +133,14 @@ class Opener:
                     or (error.wait or 0) > self._rules.max_wait
                 ):
                     raise
-                if error.wait is None:  # else the host is held back
+                if error.wait is None:  # else `Hosts.hold` waits
                     self._sleep(self._rules.backoff * 2**tries)
             tries += 1
 
     def _image(self, url: str, outcome: Outcome) -> Response:
-        return self._hops.follow(url, partial(self._before, outcome), partial(self._take, outcome))
+        return self._redirects.follow(url, partial(self._prepare, outcome), partial(self._take, outcome))
 
-    def _before(self, outcome: Outcome, target: Target) -> None:
+    def _prepare(self, outcome: Outcome, target: Target) -> None:
         outcome.robots_txt = outcome.x_robots_tag = None
         if self._rules.robots_txt:
             outcome.robots_txt = self._robots.verdict(target)
@@ -140,12 +153,12 @@ class Opener:
         if found:
             raise FetchError("opt_out", f"X-Robots-Tag has {found}: {shown(outcome.x_robots_tag or '')}")
         file = receive(answer, deadline, self._rules.max_bytes, self._folder)
-        return Response(target.url, answer.headers, file, self._room, partial(setattr, outcome, "trouble"))
+        return Response(target.url, answer.headers, file, self._budget, partial(setattr, outcome, "local_error"))
 
     def _robots_txt(self, url: str) -> bytes | None:
-        """Raises FetchError: it cannot be had."""
+        """Download a robots.txt. Returns None if there is none (4xx). Raises FetchError."""
         try:
-            return self._retried(lambda: self._hops.follow(url, lambda _: None, _start))
+            return self._retried(lambda: self._redirects.follow(url, lambda _: None, _first_bytes))
         except FetchError as error:
             if error.reason.startswith("http_4"):
                 return None
@@ -158,11 +171,11 @@ def _tls() -> ssl.SSLContext:
     return context
 
 
-def _start(target: Target, answer: HTTPResponse, deadline: Deadline) -> bytes:
-    """At most robots.MAX_BYTES of the body."""
+def _first_bytes(target: Target, answer: HTTPResponse, deadline: Deadline) -> bytes:
+    """The first robots.MAX_BYTES of the body."""
     kept = b""
-    for piece in pieces(answer, deadline):
-        kept += piece
+    for chunk in body_chunks(answer, deadline):
+        kept += chunk
         if len(kept) >= robots.MAX_BYTES:
             break
     return kept[: robots.MAX_BYTES]

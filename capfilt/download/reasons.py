@@ -1,7 +1,6 @@
-"""Why an image did not come: one list, for rows, funnels and `capfilt retry`.
+"""The reasons why an image was not downloaded: one list for rows, funnels and `capfilt retry`.
 
-`http_<code>` stands for every status but 200 and 203. Two reasons are never raised here, but by whoever reads the list:
-`url_missing`, `hash_missing`.
+`http_<code>` covers every status but 200 and 203. `url_missing` and `hash_missing` are set by the reader of the list.
 """
 
 import re
@@ -28,24 +27,24 @@ REASONS = frozenset(
 )
 _MAY_PASS = frozenset({"timeout", "connection", "dns_temporary", "incomplete", "http_408", "http_425", "http_429"})
 _SHOWN = 200
-"""Characters of a stranger's text that are told."""
+"""Most characters of an untrusted text in a message."""
 
 
 class FetchError(Exception):
-    """An image that does not come. `str()` says what was found, the same for the same behaviour of the server."""
+    """An image cannot be downloaded. The message is the same whenever the server behaves the same."""
 
-    def __init__(self, reason: str, told: str, wait: float | None = None) -> None:
-        super().__init__(told)
+    def __init__(self, reason: str, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
         self.reason = reason
         self.wait = wait
-        """Seconds that the server asked to wait (Retry-After); None: it did not."""
+        """Seconds that the server asks to wait (Retry-After), or None."""
 
 
 def may_pass(reason: str) -> bool:
-    """Whether asking again, now or by `capfilt retry`, can help. Never for a refusal, theirs or ours."""
+    """Return True if another try, now or by `capfilt retry`, can help. Never after a refusal by server or capfilt."""
     return reason in _MAY_PASS or re.fullmatch(r"http_5[0-9]{2}", reason) is not None
 
 
 def shown(text: str) -> str:
-    """A stranger's text, quoted, escaped to ASCII and cut."""
+    """Quote an untrusted text for a message: escaped to ASCII and shortened."""
     return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What became of one URL."""
+    """The result for one URL."""
 
     image: bytes | None
-    """The body as it was sent."""
+    """The body as the server sent it."""
     reason: str | None
-    """Why there is none: one of `capfilt.download.reasons`."""
+    """Why there is no image: one of `capfilt.download.reasons`."""
     message: str
     notes: dict[str, str]
-    """url (where redirects ended, if elsewhere), x_robots_tag, robots_txt: as far as there is something to tell."""
+    """url (where redirects ended, if elsewhere), x_robots_tag, robots_txt: those that are known."""

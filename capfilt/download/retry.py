@@ -1,11 +1,16 @@
-"""How long a server asks to wait."""
+"""The Retry-After header."""
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 
 def retry_after(text: str | None, now: float) -> float | None:
-    """Seconds from `now` (of `time.time`) by a Retry-After header: a number or an HTTP date. None: neither."""
+    """Return the seconds to wait by a Retry-After header, or None if it is neither a number nor an HTTP date.
+
+    Args:
+        text: the header's value.
+        now: as of `time.time`.
+    """
     text = (text or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])

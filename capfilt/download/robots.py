@@ -1,8 +1,8 @@
-"""robots.txt (RFC 9309), asked once a host, read by protego.
+"""robots.txt (RFC 9309), requested once per host and parsed by protego.
 
-protego 0.7 is fast on hostile patterns, but gives every rule of a group to every crawler of it: 20,000 names above
-20,000 rules, 400 kB, would be 400 million objects. It also takes `User-agent: cap` for us. So it is shown only the
-groups that are ours, or everybody's, by the whole name.
+protego 0.7 is fast on hostile patterns, but copies every rule of a group for every crawler of the group: 20,000 names
+above 20,000 rules, 400 kB, would be 400 million objects. It also matches `User-agent: cap` with capfilt. So it gets
+only the groups that are addressed to capfilt, by its whole name, or to everybody.
 """
 
 import re
@@ -21,7 +21,7 @@ from capfilt.download.url_policy import Target
 MAX_BYTES = 512 * 1024
 """The rest of a longer file is not read (RFC 9309, section 2.5: at least 500 KiB)."""
 CACHED = 2 * 2**20
-"""Characters of rules that are kept; protego takes up to 40 bytes a character."""
+"""Most characters of rules that are kept; protego takes up to 40 bytes per character."""
 _HOST_COST = 256
 _AGENT = re.compile(r"user[- ]?agent\s*:?\s*(?P<name>[A-Za-z_*-]*)", re.I)
 _NO_RULE = re.compile(r"(site-?maps?|host)\b", re.I)
@@ -30,10 +30,13 @@ Verdict = Literal["allowed", "none"]
 
 
 class Robots:
-    """`fetch` gives a host's robots.txt (at most MAX_BYTES), None if it has none (4xx), or raises FetchError.
+    """The rules of all hosts met so far.
 
-    Each scheme, host and port is asked once in a process, by one thread while others wait; only when more than CACHED
-    characters have come together are the longest unused forgotten.
+    robots.txt is requested once per scheme, host and port, by one thread while others wait. When more than CACHED
+    characters are kept, the least recently used rules are dropped.
+
+    Args:
+        fetch: returns a host's robots.txt (at most MAX_BYTES) or None if it has none (4xx), or raises FetchError.
     """
 
     def __init__(self, fetch: Callable[[str], bytes | None]) -> None:
@@ -44,7 +47,11 @@ class Robots:
         self._total = 0
 
     def verdict(self, target: Target) -> Verdict:
-        """allowed: by its rules; none: there are none. Raises FetchError robots_txt: forbidden, or not to be had."""
+        """Return "allowed" by the host's rules, or "none" if it has none.
+
+        Raises:
+            FetchError: robots_txt: forbidden, or the rules cannot be had.
+        """
         rules = self._rules(target.origin)
         if isinstance(rules, FetchError):
             raise FetchError("robots_txt", f"{target.origin}/robots.txt cannot be had: {rules}") from rules
@@ -69,20 +76,22 @@ class Robots:
         size = 0
         try:
             text = self._fetch(f"{origin}/robots.txt")
-            rules = None if text is None else ours(text.decode("utf-8-sig", "replace"))
+            rules = None if text is None else own_rules(text.decode("utf-8-sig", "replace"))
             size = len(rules or "")
             coming.set_result(None if rules is None else Protego.parse(rules))
         except FetchError as error:
             coming.set_result(FetchError(error.reason, str(error)))
-        except BaseException as error:  # our own disk, or the run is stopped: nothing is known of the host
+        except (
+            BaseException
+        ) as error:  # an error of this machine, or the run was stopped: nothing is known about the host
             with self._lock:
                 del self._known[origin]
             coming.set_exception(error)
             return
-        self._forget(origin, size + _HOST_COST)
+        self._trim(origin, size + _HOST_COST)
 
-    def _forget(self, origin: str, size: int) -> None:
-        """The longest unused, until all fit; those that are being asked stay."""
+    def _trim(self, origin: str, size: int) -> None:
+        """Drop the least recently used rules until all fit; requests in progress stay."""
         with self._lock:
             self._sizes[origin] = size
             self._total += size
@@ -92,8 +101,8 @@ class Robots:
                 self._total -= self._sizes.pop(oldest)
 
 
-def ours(text: str) -> str:
-    """The groups for `capfilt` or `*`, other names left out; the other groups are gone."""
+def own_rules(text: str) -> str:
+    """Return the groups addressed to `capfilt` or `*`, without other names and other groups."""
     kept: list[str] = []
     mine = in_rules = False
     for line in text.splitlines():
@@ -101,7 +110,7 @@ def ours(text: str) -> str:
         agent = _AGENT.match(line)
         if agent:
             name = agent["name"].lower()
-            named = name in (TOKEN, f"{TOKEN}*", "*")  # protego too forgives a star
+            named = name in (TOKEN, f"{TOKEN}*", "*")  # protego also accepts a star
             mine, in_rules = named or (mine and not in_rules), False
             if named:
                 kept.append(f"User-agent: {name}")

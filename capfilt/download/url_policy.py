@@ -1,8 +1,8 @@
-"""What is asked for at all: URLs, hosts and addresses that a stranger's list may not name are refused, on every hop.
+"""Decide which URLs are requested: refuse URLs, hosts and addresses that an untrusted list may not name.
 
-A URL is parsed here, once, by one strict expression, and the request is made from its parts: no second parser can read
-it differently. A name is resolved once, and the connection goes to one of the addresses that were checked: a resolver
-that answers differently the second time is never asked a second time.
+Every redirect is checked again. A URL is parsed once, by one strict expression, and the request is built from its
+parts, so that no second parser can read it differently. A host is looked up once, and the connection goes to one of the
+addresses that were checked, so that a resolver cannot give another address later.
 """
 
 import re
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import idna
 
-from capfilt.download.addresses import flaw
+from capfilt.download.addresses import non_public_kind
 from capfilt.download.reasons import FetchError, shown
 
 MAX_URL = 8192
@@ -28,17 +28,17 @@ _WHERE = re.compile(r"(?P<host>\[[^\]\[]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{0,5}))?
 _BAD = re.compile("[\x00-\x20\x7f-\xa0\\\\\\s\ud800-\udfff]")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _NUMERIC = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
-"""Hosts that some resolver reads as an address: their last label is a number (the WHATWG URL standard)."""
+"""Hosts that some resolvers read as an address: their last label is a number (WHATWG URL standard)."""
 _KEPT = "".join(map(chr, range(0x21, 0x7F)))
-_PASSING = {getattr(socket, name) for name in ("EAI_AGAIN", "EAI_MEMORY", "EAI_SYSTEM") if hasattr(socket, name)}
+_TEMPORARY = {getattr(socket, name) for name in ("EAI_AGAIN", "EAI_MEMORY", "EAI_SYSTEM") if hasattr(socket, name)}
 
 Resolver = Callable[..., Sequence[tuple[Any, ...]]]
-"""`socket.getaddrinfo` or what stands in for it."""
+"""`socket.getaddrinfo` or a replacement."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A URL taken apart, all ASCII, fit to be written into a request."""
+    """The parts of a checked URL, all ASCII, safe to write into a request."""
 
     scheme: str
     host: str
@@ -47,7 +47,7 @@ class Target:
     path: str
     """With the query: what follows GET."""
     allowed: bool
-    """`allow_hosts` names it: its address may be of any class."""
+    """True if `allow_hosts` names the host: then its address need not be public."""
 
     @property
     def origin(self) -> str:
@@ -65,12 +65,18 @@ class Target:
 
     @property
     def bare(self) -> str:
-        """The host without brackets: for TLS and for connecting."""
+        """The host without brackets, for TLS and for connecting."""
         return self.host.strip("[]")
 
 
-class Guard:
-    """`allow`: from `allow_list`; `block`: hosts in ASCII, see blocklist."""
+class UrlPolicy:
+    """The rules of one source.
+
+    Args:
+        allow: `host` or `host:port`, from `blocklist.allow_list`.
+        block: hosts in ASCII, from `blocklist.read_hosts`.
+        resolve: looks up a host name.
+    """
 
     def __init__(self, allow: frozenset[str], block: frozenset[str], resolve: Resolver = socket.getaddrinfo) -> None:
         self._allow = allow
@@ -78,20 +84,20 @@ class Guard:
         self._resolve = resolve
 
     def check(self, url: str) -> Target:
-        """The URL's parts. Raises FetchError: url_refused, blocked_host. Nothing is looked up."""
-        sound(url)
+        """Parse and check a URL without a look-up. Raises FetchError: url_refused, blocked_host."""
+        check_characters(url)
         parts = _URL.fullmatch(url)
         if parts is None:
             raise FetchError("url_refused", f"not http:// or https://: {shown(url)}")
-        written, port, allowed = self._place(parts["scheme"].lower(), parts["where"])
+        written, port, allowed = self._host_and_port(parts["scheme"].lower(), parts["where"])
         host = ascii_host(written)
         if self._block and any(name in self._block for name in _with_parents(host)):
             raise FetchError("blocked_host", f"{host} is on the block list")
         path = (parts["path"] or "/") + (parts["query"] or "")
         return Target(parts["scheme"].lower(), host, port, path if path.isascii() else quote(path, safe=_KEPT), allowed)
 
-    def _place(self, scheme: str, where: str) -> tuple[str, int, bool]:
-        """Host as written, port, and whether allow_hosts names them."""
+    def _host_and_port(self, scheme: str, where: str) -> tuple[str, int, bool]:
+        """Return the host as written, the port, and True if allow_hosts names them."""
         if "@" in where:
             raise FetchError("url_refused", "a user name or password in the URL")
         parts = _WHERE.fullmatch(where)
@@ -105,23 +111,24 @@ class Guard:
         return parts["host"], port, allowed
 
     def addresses(self, target: Target) -> list[str]:
-        """Where the host is; never empty. Takes as long as the resolver does: it cannot be interrupted.
+        """Look up the host's addresses, at least one. A look-up cannot be interrupted.
 
-        Raises FetchError: dns, dns_temporary, address_refused (if only one of the addresses is not public).
+        Raises:
+            FetchError: dns, dns_temporary, or address_refused if any of the addresses is not public.
         """
         literal = target.host.startswith("[") or _NUMERIC.fullmatch(target.host) is not None
         found = [target.bare] if literal else self._look_up(target)
         if not target.allowed:
-            flaws = sorted((address, what) for address in found if (what := flaw(address)))
-            if flaws:
-                raise FetchError("address_refused", f"{target.host} is at {flaws[0][0]} ({flaws[0][1]})")
+            refused = sorted((address, kind) for address in found if (kind := non_public_kind(address)))
+            if refused:
+                raise FetchError("address_refused", f"{target.host} is at {refused[0][0]} ({refused[0][1]})")
         return found
 
     def _look_up(self, target: Target) -> list[str]:
         try:
             answers = self._resolve(target.host, target.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
-            if error.errno in _PASSING:
+            if error.errno in _TEMPORARY:
                 raise FetchError("dns_temporary", f"{target.host} could not be looked up for now") from error
             raise FetchError("dns", f"{target.host} is not known") from error
         except (OSError, UnicodeError) as error:
@@ -132,8 +139,8 @@ class Guard:
         return found
 
 
-def sound(url: str) -> None:
-    """Raises FetchError url_refused: too long, or with a blank, control character, backslash or half a surrogate."""
+def check_characters(url: str) -> None:
+    """Raises FetchError url_refused: too long, or has white space, a control character, backslash or lone surrogate."""
     if len(url) > MAX_URL:
         raise FetchError("url_refused", f"a URL of {len(url)} characters; at most {MAX_URL}")
     bad = _BAD.search(url)
@@ -142,7 +149,7 @@ def sound(url: str) -> None:
 
 
 def ascii_host(written: str) -> str:
-    """The host in lower-case ASCII, one trailing dot off; IPv6 in brackets. Raises FetchError: url_refused."""
+    """Return the host in lower-case ASCII without a trailing dot; IPv6 in brackets. Raises FetchError: url_refused."""
     if written.startswith("["):
         return _bracketed(written)
     if len(written) > _MAX_HOST:
@@ -157,7 +164,7 @@ def ascii_host(written: str) -> str:
 
 
 def _encoded(written: str) -> str:
-    """IDNA 2008 after UTS 46's mapping, as browsers do."""
+    """Encode by IDNA 2008 after the mapping of UTS 46, as browsers do."""
     try:
         return idna.encode(written, uts46=True).decode("ascii")
     except UnicodeError as error:
@@ -175,7 +182,7 @@ def _bracketed(written: str) -> str:
 
 
 def _quad(written: str) -> str:
-    """Four decimal numbers, as written; no short, octal, hexadecimal or single-number form, no trailing dot."""
+    """Return four decimal numbers as written. Refuses short, octal, hexadecimal and single-number forms."""
     try:
         canonical = str(IPv4Address(written)) == written
     except ValueError:
@@ -186,7 +193,7 @@ def _quad(written: str) -> str:
 
 
 def _with_parents(host: str) -> list[str]:
-    """a.b.c -> a.b.c, b.c, c; an address is its own only one."""
+    """a.b.c -> a.b.c, b.c, c; an address has no parents."""
     if host.startswith("[") or _NUMERIC.fullmatch(host):
         return [host]
     labels = host.split(".")

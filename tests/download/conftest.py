@@ -67,11 +67,11 @@ def fetch(opener: Opener, url: str) -> tuple[bytes | None, Outcome]:
     except FetchError as refused:
         error, outcome = refused, opener.last()
     else:
-        opener.landed(len(body))
-        assert (opener.last().reason, opener.last().trouble) == (None, None)
+        opener.release(len(body))
+        assert (opener.last().reason, opener.last().local_error) == (None, None)
         return body, opener.last()
-    assert (outcome.reason, outcome.told) == (error.reason, str(error))
-    assert outcome.told.isascii()
+    assert (outcome.reason, outcome.message) == (error.reason, str(error))
+    assert outcome.message.isascii()
     return None, outcome
 
 

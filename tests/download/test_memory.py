@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from capfilt.download.body import FREE, Room
+from capfilt.download.body import SMALL, MemoryBudget
 from capfilt.download.opener import Opener
 from tests.download.conftest import fetch
 from tests.download.server import HostileServer
@@ -33,7 +33,7 @@ def one(i):
     barrier.wait()
     with opener.open(urllib.request.Request(url)) as response:
         size = len(response.read())
-    opener.landed(size)
+    opener.release(size)
     return size
 
 def peak():  # ru_maxrss would be the parent's if that is larger
@@ -67,50 +67,50 @@ def test_a_worker_of_64_threads_stays_below_512_mb() -> None:
 
 
 def body(size: int) -> Any:
-    file = SpooledTemporaryFile(max_size=FREE)  # noqa: SIM115
+    file = SpooledTemporaryFile(max_size=SMALL)  # noqa: SIM115
     file.write(b"x" * size)
     return file
 
 
 def test_a_body_waits_for_room() -> None:
-    room, order = Room(3 * FREE), []
-    assert room.read(body(2 * FREE), 2 * FREE) == b"x" * 2 * FREE
+    room, order = MemoryBudget(3 * SMALL), []
+    assert room.read(body(2 * SMALL), 2 * SMALL) == b"x" * 2 * SMALL
 
     def second() -> None:
-        room.read(body(2 * FREE), 2 * FREE)
+        room.read(body(2 * SMALL), 2 * SMALL)
         order.append("second")
 
     thread = threading.Thread(target=second)
     thread.start()
-    room.read(body(FREE), FREE)  # small bodies do not wait
+    room.read(body(SMALL), SMALL)  # small bodies do not wait
     time.sleep(0.05)
     order.append("first")
-    room.give(2 * FREE)
+    room.release(2 * SMALL)
     thread.join(5)
-    room.give(2 * FREE)
+    room.release(2 * SMALL)
     assert (order, room._used) == (["first", "second"], 0)
 
 
 def test_a_body_larger_than_the_room_goes_alone() -> None:
-    room = Room(FREE)
+    room = MemoryBudget(SMALL)
     for _ in range(2):
-        assert len(room.read(body(3 * FREE), 3 * FREE)) == 3 * FREE
-        room.give(3 * FREE)
-    closed = body(2 * FREE)
+        assert len(room.read(body(3 * SMALL), 3 * SMALL)) == 3 * SMALL
+        room.release(3 * SMALL)
+    closed = body(2 * SMALL)
     closed.close()
     with pytest.raises(ValueError, match="closed"):
-        room.read(closed, 2 * FREE)
+        room.read(closed, 2 * SMALL)
     assert room._used == 0
 
 
 def test_what_is_read_takes_room_until_it_has_landed(server: HostileServer, ask_server: Callable[..., Opener]) -> None:
-    server.bodies |= {"/large": b"x" * (FREE + 1), "/small": b"x" * FREE}
+    server.bodies |= {"/large": b"x" * (SMALL + 1), "/small": b"x" * SMALL}
     opener, used = ask_server(), []
-    give = opener._room.give
-    opener._room.give = lambda size: (used.append(opener._room._used), give(size))  # type: ignore[method-assign]
+    give = opener._budget.release
+    opener._budget.release = lambda size: (used.append(opener._budget._used), give(size))  # type: ignore[method-assign]
     for path in ("/large", "/small"):
         assert fetch(opener, server.url(path))[0] == server.bodies[path]
-    assert (used, opener._room._used) == ([FREE + 1, 0], 0)
+    assert (used, opener._budget._used) == ([SMALL + 1, 0], 0)
 
 
 WORKER = """

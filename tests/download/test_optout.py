@@ -14,7 +14,7 @@ from capfilt.download import robots
 from capfilt.download.opener import Opener
 from capfilt.download.optout import REFUSALS, refusal
 from capfilt.download.reasons import FetchError, may_pass
-from capfilt.download.url_policy import Guard
+from capfilt.download.url_policy import UrlPolicy
 from tests.download.conftest import BODY, FakeTime, Names, fetch, reason
 from tests.download.server import HostileServer
 
@@ -76,7 +76,7 @@ def test_an_opt_out_is_seen_before_the_body_and_told(server: HostileServer, ask_
     url = server.url("/endless", do="tag", tag=["otherbot: nofollow", "noai,\tnoimageai"])
     outcome = fetch(ask_server(retries=2), url)[1]
     assert (outcome.reason, outcome.x_robots_tag) == ("opt_out", "otherbot: nofollow | noai, noimageai")
-    assert outcome.told == "X-Robots-Tag has noai: 'otherbot: nofollow | noai, noimageai'"
+    assert outcome.message == "X-Robots-Tag has noai: 'otherbot: nofollow | noai, noimageai'"
     assert (server.hits.total(), may_pass("opt_out")) == (1, False)
     body, outcome = fetch(ask_server(x_robots_tag=False), url)
     assert (len(body or b""), outcome.x_robots_tag) == (10**7, "otherbot: nofollow | noai, noimageai")
@@ -116,7 +116,7 @@ def test_robots_txt(
     for _ in range(2):
         outcome = fetch(opener, server.url("/a.jpg"))[1]
         assert (outcome.reason, outcome.robots_txt) == (expected, noted)
-        assert (expected is None) or outcome.told.startswith(f"http://127.0.0.1:{server.port}/robots.txt ")
+        assert (expected is None) or outcome.message.startswith(f"http://127.0.0.1:{server.port}/robots.txt ")
     assert server.hits["/robots.txt"] == (2 if rules == 500 else 1)
     assert server.hits["/a.jpg"] == (0 if expected else 2)
 
@@ -133,7 +133,7 @@ def test_a_robots_txt_that_cannot_be_had_forbids(server: HostileServer, ask_serv
     names = Names({"gone.test": [["127.0.0.1"], []]})
     opener = ask_server(resolve=names, robots_txt=True, allow_hosts=["gone.test"])
     outcome = fetch(opener, server.url("/a.jpg", host="gone.test"))[1]
-    assert outcome.told == f"http://gone.test:{server.port}/robots.txt cannot be had: gone.test has no address"
+    assert outcome.message == f"http://gone.test:{server.port}/robots.txt cannot be had: gone.test has no address"
     assert server.hits["/a.jpg"] == 0
 
 
@@ -157,7 +157,10 @@ def test_every_hop_asks_its_host(server: HostileServer, ask_server: Ask) -> None
         opener = ask_server(resolve=Names({"localhost": ["127.0.0.1"]}), robots_txt=True, allow_hosts=allow)
         there = other.url("/a.jpg", host="localhost")
         outcome = fetch(opener, server.url("/a.jpg", do="to", url=there))[1]
-        assert (outcome.reason, outcome.told) == ("robots_txt", f"http://localhost:{other.port}/robots.txt forbids it")
+        assert (outcome.reason, outcome.message) == (
+            "robots_txt",
+            f"http://localhost:{other.port}/robots.txt forbids it",
+        )
         assert dict(other.hits) == {"/robots.txt": 1}
 
 
@@ -165,7 +168,7 @@ def test_robots_txt_is_guarded_too(ask_server: Ask) -> None:
     names = Names({"flip.test": [["93.184.216.34"], ["127.0.0.1"]]})
     outcome = fetch(ask_server(resolve=names, robots_txt=True), "http://flip.test/a.jpg")[1]
     assert outcome.reason == "robots_txt"
-    assert outcome.told.endswith("cannot be had: flip.test is at 127.0.0.1 (loopback)")
+    assert outcome.message.endswith("cannot be had: flip.test is at 127.0.0.1 (loopback)")
 
 
 def test_a_stop_while_robots_txt_is_asked_is_not_kept(server: HostileServer, ask_server: Ask) -> None:
@@ -191,7 +194,7 @@ def test_what_is_kept_of_robots_txt_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         asked.append(url)
         return b"User-agent: *\n" + b"Disallow: /xxxxxxxxxxxxxxxxxxx\n" * 100  # 3 kB
 
-    known, guard = robots.Robots(text), Guard(frozenset(), frozenset())
+    known, guard = robots.Robots(text), UrlPolicy(frozenset(), frozenset())
     for i in (0, *range(1, 12), 11, 0):
         assert known.verdict(guard.check(f"http://h{i}.example/a")) == "allowed"
     assert len(asked) == len(set(asked)) + 1 == 13  # the first was forgotten
@@ -202,8 +205,8 @@ def test_what_is_kept_of_robots_txt_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 def test_many_names_above_many_rules_are_no_bomb() -> None:
     names = "".join(f"User-agent: bot{i}\n" for i in range(4000))
     rules = "".join(f"Disallow: /{i}\n" for i in range(4000))
-    assert robots.ours(names + rules) == ""
-    kept = robots.ours(names + "User-agent: *\n" + rules)
+    assert robots.own_rules(names + rules) == ""
+    kept = robots.own_rules(names + "User-agent: *\n" + rules)
     assert len(Protego.parse(kept)._user_agents) == 1
     assert not Protego.parse(kept).can_fetch("http://a.example/3999", "capfilt")
 
@@ -212,6 +215,6 @@ def test_many_names_above_many_rules_are_no_bomb() -> None:
 def test_any_robots_txt_is_read(text: str) -> None:
     known = robots.Robots(lambda _: text.encode())
     try:
-        assert known.verdict(Guard(frozenset(), frozenset()).check("http://a.example/a?b=%ff")) == "allowed"
+        assert known.verdict(UrlPolicy(frozenset(), frozenset()).check("http://a.example/a?b=%ff")) == "allowed"
     except FetchError as error:
         assert error.reason == "robots_txt"  # noqa: PT017

@@ -90,7 +90,7 @@ def test_a_long_retry_after_ends_the_tries_for_this_row(server: HostileServer, a
     opener = ask_server(fake=fake, retries=3, max_wait=10)
     for value in ("11", "9" * 5000, format_datetime(datetime.now(UTC) + timedelta(hours=1))):
         outcome = fetch(opener, server.url("/a.jpg", do="flaky", code=503, retry_after=value))[1]
-        assert (outcome.reason, outcome.told) == ("http_503", "the server answered 503")
+        assert (outcome.reason, outcome.message) == ("http_503", "the server answered 503")
     assert (fake.slept, len(server.requests)) == ([], 3)
     assert reason(opener, server.url("/b.jpg")) is None
 
@@ -187,6 +187,6 @@ def test_a_stopped_sleep_leaves_as_itself_and_gives_the_slot_back(server: Hostil
         url = server.url("/a.jpg", do="status", code=503, **options)
         with pytest.raises(InterruptedError):
             opener.open(urllib.request.Request(url))
-        assert isinstance(opener.last().trouble, InterruptedError)
+        assert isinstance(opener.last().local_error, InterruptedError)
     assert all(host.users == host.busy == 0 for host in opener._hops._hosts._hosts.values())
     assert threading.active_count() < 50

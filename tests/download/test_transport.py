@@ -121,7 +121,7 @@ def test_a_misdeed_has_its_reason(
     opener = ask_server(max_bytes=10**6)
     for _ in range(2):
         outcome = fetch(opener, server.url("/a.jpg", **deed))[1]
-        assert (outcome.reason, outcome.told) == (expected, told)
+        assert (outcome.reason, outcome.message) == (expected, told)
         assert expected is None or expected in REASONS or expected.startswith("http_")
 
 
@@ -152,7 +152,7 @@ def test_slow_servers_are_cut_at_the_deadline(do: str, server: HostileServer, as
     start = time.monotonic()
     outcome = fetch(ask_server(timeout=0.4), server.url("/a.jpg", do=do))[1]
     took = time.monotonic() - start
-    assert (outcome.reason, outcome.told) == ("timeout", "not done after 0.4 s")
+    assert (outcome.reason, outcome.message) == ("timeout", "not done after 0.4 s")
     assert 0.4 <= took < 2  # a byte each 0.05 s: by read, it would be 10 s
 
 
@@ -176,7 +176,7 @@ def test_nobody_there(ask_server: Ask) -> None:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     outcome = fetch(ask_server(allow_hosts=["127.0.0.1"]), f"http://127.0.0.1:{port}/")[1]
-    assert (outcome.reason, outcome.told) == ("connection", "Connection refused")
+    assert (outcome.reason, outcome.message) == ("connection", "Connection refused")
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"CHUNKED"]))
@@ -190,7 +190,7 @@ def test_whatever_a_server_sends_only_a_fetch_error_leaves(raw: bytes, start: by
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("capfilt.download.connection._connect", lambda *_: ours)
         assert reason(opener, "http://93.184.216.34/") in {None, *REASONS, *(f"http_{n}" for n in range(100, 1000))}
-    assert opener.last().trouble is None
+    assert opener.last().local_error is None
 
 
 def test_a_full_disk_is_no_reason(server: HostileServer, ask_server: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_full_disk_is_no_reason(server: HostileServer, ask_server: Ask, monkey
     opener = ask_server(retries=3)
     with pytest.raises(OSError, match="No space") as caught:
         opener.open(urllib.request.Request(server.url("/large")))
-    assert (opener.last().trouble, opener.last().reason) == (caught.value, None)
+    assert (opener.last().local_error, opener.last().reason) == (caught.value, None)
     assert (server.hits["/large"], reason(opener, server.url("/a.jpg"))) == (1, None)
 
 
@@ -213,8 +213,8 @@ def test_a_disk_that_fails_at_reading_is_no_reason(server: HostileServer, ask_se
     response._file._file.close()
     with pytest.raises(ValueError, match="closed"):
         response.read()
-    assert isinstance(opener.last().trouble, ValueError)
-    assert opener._room._used == 0
+    assert isinstance(opener.last().local_error, ValueError)
+    assert opener._budget._used == 0
 
 
 def test_large_bodies_lie_in_the_folder(server: HostileServer, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_out_of_descriptors_is_no_reason(ask_server: Ask, monkeypatch: pytest.Mo
     opener = ask_server()
     with pytest.raises(OSError, match="Too many"):
         opener.open(urllib.request.Request("http://93.184.216.34/"))
-    assert opener.last().trouble is not None
+    assert opener.last().local_error is not None
 
 
 def test_each_thread_has_its_own_outcome(server: HostileServer, ask_server: Ask) -> None:
@@ -289,9 +289,9 @@ def test_certificates_are_checked(secure: HostileServer, certificate: tuple[Path
     for name in ("other.test", "127.0.0.1"):
         outcome = fetch(trusting, secure.url("/a.jpg", host=name))[1]
         assert outcome.reason == "tls"
-        assert "certificate was refused: " in outcome.told
-        assert "match" in outcome.told
-    told = fetch(Opener(rules, resolve=names), secure.url("/a.jpg", host="good.test"))[1].told
+        assert "certificate was refused: " in outcome.message
+        assert "match" in outcome.message
+    told = fetch(Opener(rules, resolve=names), secure.url("/a.jpg", host="good.test"))[1].message
     assert told == "the certificate was refused: self-signed certificate"
     assert not may_pass("tls")
     assert sum(secure.hits.values()) == 4  # the whole one, and three tries of the incomplete one

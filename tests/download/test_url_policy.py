@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.config.source import Download
-from capfilt.download.addresses import flaw
+from capfilt.download.addresses import non_public_kind
 from capfilt.download.blocklist import allow_list, read_hosts
 from capfilt.download.opener import Opener
 from capfilt.download.reasons import REASONS, FetchError, may_pass
-from capfilt.download.url_policy import Guard
+from capfilt.download.url_policy import UrlPolicy
 from capfilt.errors import ConfigError
 from tests.download.conftest import Names, fetch, reason
 from tests.download.server import HostileServer
@@ -247,7 +247,7 @@ def test_a_redirect_is_guarded_as_the_first_url(
     start = server.url("/a.jpg", do="to", url=url)
     body, outcome = fetch(guarded, start)
     assert (body, outcome.reason, outcome.url) == (None, expected, start)
-    assert "redirected to" in outcome.told or expected == "url_refused"
+    assert "redirected to" in outcome.message or expected == "url_refused"
     assert trap.sprung == ([], 0)
 
 
@@ -311,7 +311,7 @@ def test_the_next_address_is_tried(server: HostileServer, trap: Trap, monkeypatc
     assert fetch(opener, "http://two.example/a.jpg")[0] == b"caught"
     assert given == [pytest.approx(5, abs=1), pytest.approx(10, abs=1)]  # each an equal share of what is left
     alone = Opener(Download(timeout=1, retries=0), resolve=Names({"two.example": ["93.184.216.35"]}))
-    assert fetch(alone, "http://two.example/a.jpg")[1].told == "Connection refused"
+    assert fetch(alone, "http://two.example/a.jpg")[1].message == "Connection refused"
 
 
 def test_what_is_allowed_is_allowed_by_hop_and_as_written(server: HostileServer, trap: Trap) -> None:
@@ -369,7 +369,7 @@ def test_faults_of_the_resolver(code: str | None, expected: str) -> None:
     def resolve(*_: object, **__: object) -> Any:
         raise socket.gaierror(getattr(socket, code), "x") if code else OSError("odd")
 
-    guard = Guard(frozenset(), frozenset(), resolve)
+    guard = UrlPolicy(frozenset(), frozenset(), resolve)
     with pytest.raises(FetchError) as caught:
         guard.addresses(guard.check("http://good.example/"))
     assert caught.value.reason == expected
@@ -380,27 +380,27 @@ def test_faults_of_the_resolver(code: str | None, expected: str) -> None:
     "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
 )
 def test_public_addresses(address: str) -> None:
-    assert flaw(address) is None
+    assert non_public_kind(address) is None
 
 
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_is_judged_the_same_in_ipv6_clothes(address: Any) -> None:
     clothes = (f"::ffff:{address}", f"64:ff9b::{address}", f"2002:{int(address) >> 16:x}:{int(address) & 65535:x}::")
-    assert {flaw(worn) for worn in clothes} == {flaw(str(address))}
-    assert (flaw(str(address)) is None) <= (address.is_global and not address.is_multicast)
+    assert {non_public_kind(worn) for worn in clothes} == {non_public_kind(str(address))}
+    assert (non_public_kind(str(address)) is None) <= (address.is_global and not address.is_multicast)
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://", "http://[", "http://good.example/", "//"]))
 def test_any_text_is_a_target_or_refused(text: str, start: str) -> None:
     try:
-        target = Guard(frozenset(), frozenset()).check(start + text)
+        target = UrlPolicy(frozenset(), frozenset()).check(start + text)
     except FetchError:
         return
     line = f"GET {target.path} HTTP/1.1 {target.authority}"
     assert line.isascii()
     assert line.isprintable()
     assert line.count(" ") == 3
-    assert Guard(frozenset(), frozenset()).check(target.url) == target
+    assert UrlPolicy(frozenset(), frozenset()).check(target.url) == target
 
 
 def test_allow_hosts_must_be_hosts() -> None:

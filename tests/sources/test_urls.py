@@ -146,7 +146,7 @@ def test_no_room_for_bodies_is_the_machines_fault_not_the_rows(
     def full(*args: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool, "KEPT", 0)
+    monkeypatch.setattr(spool, "MAX_IN_MEMORY", 0)
     monkeypatch.setattr(spool.os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         read({"url": [server.url("/0.png")], "text": ["t"]})
