@@ -105,7 +105,7 @@ def test_retry_after_of_a_refusal_is_not_looked_at(server: HostileServer, ask_se
 
 def test_retry_after_holds_back_other_threads(server: HostileServer, ask_server: Ask) -> None:
     opener = ask_server(retries=0)
-    opener._hops._hosts = Hosts(8)  # in real time
+    opener._redirects._hosts = Hosts(8)  # in real time
     assert reason(opener, server.url("/a.jpg", do="status", code=429, retry_after=1)) == "http_429"
     start = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
@@ -162,7 +162,7 @@ def test_a_slot_comes_back_whatever_happens(server: HostileServer, ask_server: A
     for do in ("reset", "hang", "huge", "garbage", "gzip", "redirect", "headers"):
         fetch(opener, server.url("/a.jpg", do=do))
     assert reason(opener, server.url("/a.jpg")) is None
-    assert opener._hops._hosts._hosts == {}
+    assert opener._redirects._hosts._hosts == {}
 
 
 def test_hosts_are_forgotten_but_not_while_they_are_held_back() -> None:
@@ -188,5 +188,5 @@ def test_a_stopped_sleep_leaves_as_itself_and_gives_the_slot_back(server: Hostil
         with pytest.raises(InterruptedError):
             opener.open(urllib.request.Request(url))
         assert isinstance(opener.last().local_error, InterruptedError)
-    assert all(host.users == host.busy == 0 for host in opener._hops._hosts._hosts.values())
+    assert all(host.users == host.busy == 0 for host in opener._redirects._hosts._hosts.values())
     assert threading.active_count() < 50
