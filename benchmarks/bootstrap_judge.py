@@ -13,7 +13,7 @@ from capfilt.evaluation.captions import cider
 from capfilt.evaluation.retrieval import ranks_i2t, ranks_t2i, recalls
 from capfilt.media.text import pre_caption
 from capfilt.models.blip import Blip, Decoding
-from capfilt.training.momentum import features
+from capfilt.training.objectives.blip.momentum import features
 
 NUCLEUS = Decoding(
     method="nucleus", top_p=0.9, temperature=0.4, repetition_penalty=1.1, min_length=6, max_length=20, prompt=""

@@ -26,9 +26,10 @@ from capfilt.models.blip.layers import init_weights
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer
 from capfilt.models.device import bf16_autocast
-from capfilt.models.protocols import TrainBatch
-from capfilt.training.objective import BlipObjective, ObjectiveConfig
-from capfilt.training.recipe_sections import OptimPart
+from capfilt.training.batch import TrainBatch
+from capfilt.training.objectives.blip.objective import BlipObjective
+from capfilt.training.objectives.blip.settings import BlipSettings
+from capfilt.training.recipe_sections import OptimSection
 from capfilt.training.schedule import learning_rate
 
 Pair = tuple[int, str]
@@ -60,7 +61,7 @@ class Fit:
     batch: int
     lr: float
     """Of what begins fresh; `slow` times that is that of MiniLM's layers."""
-    objective: ObjectiveConfig
+    objective: BlipSettings
     slow: float = 0.2
     ramp: float = 0.15
     """Share of the steps over which alpha grows."""
@@ -168,7 +169,7 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
         tokenizer = copy.copy(tokenizer)
         tokenizer.max_tokens = how.tokens
     objective = BlipObjective(med, tokenizer, how.objective).train()
-    optim = OptimPart(
+    optim = OptimSection(
         lr=how.lr, min_lr=how.lr / 100, schedule="cosine", warmup_steps=int(how.warmup * how.steps),
         epochs=how.steps, global_batch=how.batch,
     )  # fmt: skip
@@ -179,12 +180,12 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
     for step in range(how.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(optim, step, 1)
-        objective.start_step(min(1.0, step / max(1.0, how.ramp * how.steps)))
+        objective.advance(min(1.0, step / max(1.0, how.ramp * how.steps)))
         rows, texts = zip(*next(feed), strict=True)
         pixels = images.take(rows, rng.integers(views, size=len(rows)).tolist())
         batch = TrainBatch(pixels, list(texts), torch.tensor(rows), [str(row) for row in rows])
         without = {name: 0.0 for name, every in left_out.items() if step % every}
-        objective.config = how.objective.model_copy(update=without)
+        objective.settings = how.objective.model_copy(update=without)
         with bf16_autocast():
             terms = objective(batch)
         loss = torch.stack(list(terms.values())).sum()

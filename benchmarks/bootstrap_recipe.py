@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from benchmarks.bootstrap_judge import BEAM, NUCLEUS
 from benchmarks.bootstrap_model import Shape
-from capfilt.training.objective import ObjectiveConfig
+from capfilt.training.objectives.blip.settings import BlipSettings
 
 ROWS = (
     "raw", "captioner+filter", "filter", "captioner", "control", "human",
@@ -19,7 +19,7 @@ ROWS = (
 """In the order in which they are computed; the paper's Tables 1 and 12, human pairs alone, Tables 2, 4 and 13, then its
 future work."""
 
-OBJECTIVE = ObjectiveConfig(queue_size=1024, momentum=0.98, hard_floor=1 / 64, itm_alpha=0.5, positives=True)
+OBJECTIVE = BlipSettings(queue_size=1024, momentum=0.98, hard_floor=1 / 64, itm_alpha=0.5, positives=True)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Recipe:
     web_threshold: float = 0.5
     """Of the filter's cosine."""
     caption_threshold: float = 0.5
-    objective: ObjectiveConfig = field(default_factory=lambda: OBJECTIVE)
+    objective: BlipSettings = field(default_factory=lambda: OBJECTIVE)
 
     def fingerprint(self, tune: bool, uids: Sequence[str]) -> str:
         """Of everything that the pieces depend on, but setting and seed."""

@@ -23,7 +23,7 @@ from capfilt.models.blip.med import MED
 from capfilt.models.blip.names import hub_names
 from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
-from capfilt.training.load_towers import take_text
+from capfilt.training.objectives.blip.load_towers import take_text
 from capfilt.training.warmstart.text import choose_vocab, read_texts, teacher
 
 MAX_WORDS = 30

@@ -3,6 +3,10 @@
 import numpy as np
 from PIL import Image
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per RGB channel in [0, 1]: CLIP's normalisation, which BLIP shares."""
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB; what is transparent is laid over white, as transformers does since 5.x, and 16-bit grey keeps its high byte.

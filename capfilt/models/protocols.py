@@ -215,17 +215,3 @@ class EvaluatedCaptioner(Captioner, Protocol):
     def image_features(self, states: States) -> Tensor:
         """(B, F) float32, for any F: features whose cosine finds similar images; the embedding where there is one."""
         ...
-
-
-@dataclass(frozen=True)
-class TrainBatch:
-    """One training step's input on one rank."""
-
-    pixels: Tensor
-    """(B, 3, S, S) float32, augmented and normalised."""
-    texts: list[str]
-    """B texts after `pre_caption`."""
-    image_ids: Tensor
-    """(B,) int64; equal ids are the same image."""
-    uids: list[str]
-    """B row names for error messages."""

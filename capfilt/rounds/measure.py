@@ -29,7 +29,7 @@ def measure(part: Evaluate, training: TrainingSet, trained: Mapping[str, Trainin
         found |= _named(name, evaluate_judge(judge, pairs, rerank_k=RERANK))
     tuned = trained["finetune_captioner"]
     captioner = cast(EvaluatedCaptioner, _load(tuned.model, "captioner"))
-    captioner.decoding = captioner.measured(prompt=tuned.recipe.objective.prompt)
+    captioner.decoding = captioner.measured(prompt=tuned.recipe.objective.caption_prompt)
     return found | _named("captioner", evaluate_captioner(captioner, pairs, load_pairs(training.pairs, "human")))
 
 

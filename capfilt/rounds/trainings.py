@@ -12,7 +12,8 @@ from capfilt.models.digest import weights_digest
 from capfilt.models.hub import resolve
 from capfilt.rounds.training_set import SOURCES, TrainingSet
 from capfilt.store.fingerprint import fingerprint
-from capfilt.training.recipe import Recipe, make_recipe
+from capfilt.training.recipe import make_recipe
+from capfilt.training.recipe_sections import Recipe
 
 VERSION = 1
 """Raised when the same input would train otherwise."""

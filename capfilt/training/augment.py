@@ -1,13 +1,13 @@
-"""From image bytes to augmented pixels, in Pillow alone (torchvision breaks transformers' imports beside a CPU torch).
+"""Augment images for training, with Pillow alone (torchvision breaks transformers' imports next to a CPU torch).
 
 The paper's training transform: random resized crop, horizontal flip, RandAugment without the colour changes that would
 make a caption wrong. Magnitudes are those of salesforce/BLIP `transform/randaugment.py`: each of n drawn operations is
 applied with probability 0.5; with level m of 10, enhancement factor 1.8 m / 10 + 0.1, shear 0.3 m / 10, translation
-m pixels whatever the image's size, rotation 3 m degrees, either sign, grey (128) where nothing is. Hence a fact of the
-official recipe: at its m = 5 the enhancement factor is exactly 1, so Brightness and Sharpness leave the image alone.
+m pixels whatever the image's size, rotation 3 m degrees, either sign, grey (128) outside the image. At the official
+m = 5 the enhancement factor is therefore exactly 1, and Brightness and Sharpness do not change the image.
 
-Crop and resize are one `Image.resize(box=...)` call; a large JPEG is decoded at a half, a quarter or an eighth where
-even the smallest crop would still not be enlarged.
+Crop and resize are one `Image.resize(box=...)` call. A large JPEG is decoded at a half, a quarter or an eighth of its
+size if even the smallest crop is then not enlarged.
 """
 
 import math
@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD
+from capfilt.media.rgb import CLIP_MEAN, CLIP_STD
 
 _RATIO = (3 / 4, 4 / 3)
 _GREY = (128, 128, 128)
@@ -29,41 +29,42 @@ Operation = Callable[[Image.Image, float, Random], Image.Image]
 
 
 class Augment(BaseModel):
-    """The paper's training transform (section 4.1): image -> normalised pixels. All chance is the caller's `rng`."""
+    """The paper's training transform (section 4.1): image -> normalised pixels. All randomness comes from `rng`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(default=224, ge=8)
     """Side S of the output in pixels."""
     crop_scale: tuple[float, float] | None = (0.2, 1.0)
-    """Share of the area that a crop covers, (0.5, 1) in fine-tuning; None squashes the whole image (evaluation)."""
+    """Share of the area that a crop covers, (0.5, 1) in fine-tuning. None: no crop, the whole image is squashed."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     randaugment_n: int = Field(default=2, ge=0)
-    """Operations drawn an image; 0 turns RandAugment off."""
+    """Operations per image; 0 turns RandAugment off."""
     randaugment_m: float = Field(default=5, ge=0, le=10)
-    """Magnitude, of 10."""
+    """Magnitude of the operations, 0 to 10."""
     mean: tuple[float, float, float] = CLIP_MEAN
+    """Per RGB channel, in [0, 1]."""
     std: tuple[float, float, float] = CLIP_STD
 
     @classmethod
     def evaluation(cls, size: int) -> "Augment":
-        """No randomness: bicubic squash to S x S and normalisation."""
+        """The transform without randomness: bicubic squash to S x S, and normalisation."""
         return cls(size=size, crop_scale=None, flip=0, randaugment_n=0)
 
     @property
     def draft_side(self) -> int | None:
-        """Shorter side that a JPEG must keep so that the smallest crop is not enlarged; None where no crop is taken."""
+        """Shorter side that a JPEG must keep so that the smallest crop is not enlarged; None without a crop."""
         if self.crop_scale is None or self.crop_scale[0] <= 0:
             return None
         return math.ceil(self.size / math.sqrt(self.crop_scale[0] * _RATIO[0])) + 1
 
     def __call__(self, image: Image.Image, rng: Random) -> Tensor:
-        """(3, S, S) float32 from an RGB image of any size; `(value / 255 - mean) / std`."""
+        """Augment and normalise an RGB image of any size: (3, S, S) float32, `(value / 255 - mean) / std`."""
         return self.normalise(self.distort(image, rng))
 
     def distort(self, image: Image.Image, rng: Random) -> Image.Image:
-        """The augmented S x S RGB image before normalisation."""
+        """Augment an RGB image: S x S, not yet normalised."""
         side = (self.size, self.size)
         if self.crop_scale is None:
             image = image.resize(side, Image.Resampling.BICUBIC)
@@ -78,7 +79,7 @@ class Augment(BaseModel):
         return image
 
     def normalise(self, image: Image.Image) -> Tensor:
-        """(3, H, W) float32 from an RGB image."""
+        """Normalise an RGB image of H x W: (3, H, W) float32."""
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         pixels = (
             torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
@@ -87,10 +88,10 @@ class Augment(BaseModel):
 
 
 def crop_box(width: int, height: int, scale: tuple[float, float], rng: Random) -> Box:
-    """(left, top, right, bottom) as torchvision's RandomResizedCrop draws it.
+    """Draw a crop as torchvision's RandomResizedCrop does: (left, top, right, bottom) in pixels.
 
-    Area share uniform in `scale`, aspect log-uniform in 3/4..4/3; ten tries, then the largest central crop whose
-    aspect is within those bounds.
+    The share of the area is uniform in `scale`, the aspect ratio log-uniform in 3/4..4/3. After ten draws that do not
+    fit, it is the largest central crop whose aspect ratio is within those bounds.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*scale)

@@ -1,8 +1,8 @@
-"""The same loop on a Ray cluster: Ray Train's `TorchTrainer`, one process a rank, DDP over gloo (CPU) or nccl (GPU).
+"""Training on a Ray cluster with Ray Train's `TorchTrainer`: one process per rank, DDP over gloo (CPU) or nccl (GPU).
 
-Ray places the ranks and sets up `torch.distributed`. When a rank or its node dies the run starts again from its last
-checkpoint; what the user must mend (a `CapfiltError`: a NaN loss, a damaged file) is raised at once. Checkpoints lie
-under `out`, which all nodes must see, as they must the data. capfilt must be installed on every node.
+Ray places the ranks and sets up `torch.distributed`. If a rank or its node dies, the run starts again from its last
+checkpoint. An error that the user must fix (a `CapfiltError`: a NaN loss, a damaged file) is raised at once. All nodes
+must see the data and the folder `out`, which holds the checkpoints. capfilt must be installed on every node.
 """
 
 import logging
@@ -11,31 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.errors import CapfiltError, ConfigError, TrainingError
-from capfilt.training.recipe import Recipe
+from capfilt.training.recipe import parse_recipe
+from capfilt.training.recipe_sections import Recipe
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 6 * 3600
 """Seconds that a rank waits for the others. They wait while rank 0 validates, which may take longer than torch's half
-hour; of a dead rank Ray knows at once."""
+hour. Ray notices a dead rank at once."""
 
 
 def _rank_main(config: dict[str, str]) -> None:
-    """Runs on each rank."""
+    """Run the training loop on one rank."""
     import ray.train
     import ray.train.torch
 
     from capfilt.training.loop import train
     from capfilt.training.trainer import Rank
 
-    recipe, context = Recipe.model_validate_json(config["recipe"]), ray.train.get_context()
-    _speak(context.get_world_rank() == 0)
+    recipe, context = parse_recipe(config["recipe"]), ray.train.get_context()
+    _log_to_driver(context.get_world_rank() == 0)
     device = "cpu" if recipe.run.device == "cpu" else str(ray.train.torch.get_device())
     train(recipe, Rank(context.get_world_rank(), context.get_world_size(), device))
 
 
-def _speak(first: bool) -> None:
-    """capfilt's own messages go to the driver's terminal, those of other ranks only if they warn."""
+def _log_to_driver(first: bool) -> None:
+    """Send capfilt's messages to the driver's terminal; ranks other than the first send only warnings."""
     ours = logging.getLogger("capfilt")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -44,10 +45,18 @@ def _speak(first: bool) -> None:
 
 
 def train_on_ray(recipe: Recipe, max_failures: int = 3) -> Path:
-    """Train on `recipe.run.ranks` ranks; joins the cluster at RAY_ADDRESS, or starts one in this machine and stops it.
+    """Train on `recipe.run.ranks` ranks, in the cluster at RAY_ADDRESS or in one that this machine starts and stops.
+
+    Args:
+        recipe: as `load_recipe` returns it.
+        max_failures: how often the run is started again after a rank has died.
+
+    Returns:
+        The model's folder, as `train` does.
 
     Raises:
-        ConfigError: Ray is not installed, or the one machine has too few GPUs. CapfiltError: as `train` on a rank.
+        ConfigError: Ray is not installed, or the machine has too few GPUs.
+        CapfiltError: raised by `train` on a rank.
         TrainingError: ranks died more than `max_failures` times.
     """
     try:
@@ -61,7 +70,7 @@ def train_on_ray(recipe: Recipe, max_failures: int = 3) -> Path:
     if started:
         _connect(ray, recipe.run.ranks)
     try:
-        recipe = _placed(ray, recipe, joined=not started or "RAY_ADDRESS" in os.environ)
+        recipe = _with_device(ray, recipe, joined=not started or "RAY_ADDRESS" in os.environ)
         for left in reversed(range(max_failures + 1)):
             if _attempt(recipe, left):
                 break
@@ -76,15 +85,15 @@ def _connect(ray: Any, ranks: int) -> None:
         ray.init(logging_level="warning")
         return
     ray.init(
-        address="local",  # without it Ray joins any cluster that it finds running on this machine
+        address="local",  # otherwise Ray joins any cluster that runs on this machine
         num_cpus=max(ranks, os.cpu_count() or 1),
         include_dashboard=False,
         logging_config=ray.LoggingConfig(log_level="ERROR"),  # Ray Train asks the absent dashboard every second
     )
 
 
-def _placed(ray: Any, recipe: Recipe, joined: bool) -> Recipe:
-    """The recipe with `run.device` decided for all ranks."""
+def _with_device(ray: Any, recipe: Recipe, joined: bool) -> Recipe:
+    """The recipe with one `run.device` for all ranks."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     device = recipe.run.device if recipe.run.device != "auto" else "cuda" if gpus else "cpu"
     if device == "cuda" and gpus < recipe.run.ranks and not joined:  # a joined cluster may grow
@@ -93,7 +102,7 @@ def _placed(ray: Any, recipe: Recipe, joined: bool) -> Recipe:
 
 
 def _attempt(recipe: Recipe, left: int) -> bool:
-    """Run to the end, or until ranks die: then False, if `left` more attempts may follow."""
+    """Train until the end (return True) or until ranks die (return False if `left` more attempts may follow)."""
     from ray.train import RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -116,6 +125,6 @@ def _attempt(recipe: Recipe, left: int) -> bool:
         reason = str(error).strip().splitlines()[-1]
         if not left:
             raise TrainingError(f"training on Ray failed: {reason}") from error
-        logger.warning("training on Ray failed (%s); going on from the last checkpoint, %d more tries", reason, left)
+        logger.warning("training on Ray failed (%s); continuing from the last checkpoint, %d more tries", reason, left)
         return False
     return True

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from capfilt.errors import CapfiltError, DataError, InputError
 from capfilt.media.images import decode_image
 from capfilt.media.text import draw_text, pre_caption
-from capfilt.models.protocols import TrainBatch
 from capfilt.training.augment import Augment
+from capfilt.training.batch import TrainBatch
 from capfilt.training.sources import SAMPLE, BadRowError, Index, Row, Rows, SourceConfig, build_index
 
 logger = logging.getLogger(__name__)

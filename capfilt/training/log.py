@@ -1,9 +1,9 @@
-"""What a training run tells: a progress bar (plain lines when there is no terminal), TensorBoard events, JSON lines."""
+"""What a training run reports: a progress bar (plain lines without a terminal), TensorBoard events, JSON lines."""
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,28 +19,29 @@ PLAIN_SECONDS = 15.0
 
 @dataclass
 class Window:
-    """Terms since the last line; part of a checkpoint, so that a resumed run's first line is an unbroken run's."""
+    """Sums of the values since the last log line. Part of a checkpoint: a resumed run's first line equals an unbroken
+    run's."""
 
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
-    def add(self, terms: dict[str, float]) -> None:
-        """One step's terms."""
-        for name, value in terms.items():
+    def add(self, values: dict[str, float]) -> None:
+        """Add the values of one step."""
+        for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
     def means(self) -> dict[str, float]:
-        """Means over the steps, which are forgotten."""
+        """Return the means over the steps, and start again."""
         means = {name: value / self.count for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
 
 
 class Log:
-    """Writes `log.jsonl` and `events/` under `out`; a context manager.
+    """Writes `log.jsonl` and `events/` under `out`, as a context manager.
 
-    What a killed run logged after the checkpoint from which this one goes on is removed: each step is there once.
+    Lines that a killed run wrote after the checkpoint are removed, so that each step occurs once.
     """
 
     def __init__(
@@ -51,12 +52,23 @@ class Log:
         on: bool,
         watch: Callable[[Line], None] | None,
         window: Window | None = None,
+        shown: Sequence[str] = ("loss",),
     ) -> None:
-        """`total` steps, of which `done` are; `on`: this rank writes; `watch` is called with each line."""
+        """Prepare a log; entering it opens the files.
+
+        Args:
+            out: folder of the training run.
+            total: steps of the whole run.
+            done: steps that are already done.
+            on: whether this rank writes.
+            watch: called with each line.
+            window: values since the last line of a resumed run.
+            shown: names of the values that the progress bar shows.
+        """
         self.out, self.total, self.done, self.on, self.watch = out, total, done, on, watch
-        self.window = window or Window()
+        self.window, self.shown = window or Window(), shown
         self.console = Console(stderr=True)
-        self.started = self.said = time.monotonic()
+        self.started = self.last_line = time.monotonic()
 
     def __enter__(self) -> "Log":
         if self.on:
@@ -68,8 +80,8 @@ class Log:
             self.lines = path.open("a")
             self.events: Any = SummaryWriter(str(self.out / "events"), purge_step=self.done + 1)
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            shown = TextColumn("{task.description}")
-            self.bar = Progress(shown, *columns, console=self.console, disable=not sys.stderr.isatty())
+            description = TextColumn("{task.description}")
+            self.bar = Progress(description, *columns, console=self.console, disable=not sys.stderr.isatty())
             self.task = self.bar.add_task("training", total=self.total, completed=self.done)
             self.bar.start()
         return self
@@ -82,9 +94,17 @@ class Log:
             self.lines.close()
             self.events.close()
 
-    def step(self, step: int, epoch: int, terms: dict[str, float], batch: int, every: int) -> None:
-        """Count a step of `batch` pairs; every `every` steps write the mean of the terms since the last line."""
-        self.window.add(terms)
+    def step(self, step: int, epoch: int, values: dict[str, float], batch: int, every: int) -> None:
+        """Count a step; every `every` steps and at the end, write the means of the values since the last line.
+
+        Args:
+            step: number of the step, from 1.
+            epoch: its epoch, from 0.
+            values: loss terms and other numbers of the step.
+            batch: pairs per step.
+            every: steps between lines.
+        """
+        self.window.add(values)
         if step % every and step != self.total:
             return
         means = self.window.means()
@@ -94,7 +114,7 @@ class Log:
             self._show(step, means, rate)
 
     def write(self, line: Line) -> None:
-        """One line to every sink."""
+        """Write one line to `log.jsonl`, to the TensorBoard events and to `watch`."""
         if self.on:
             self.lines.write(json.dumps(line) + "\n")
             self.lines.flush()
@@ -105,27 +125,27 @@ class Log:
             self.watch(line)
 
     def _show(self, step: int, means: dict[str, float], rate: float) -> None:
-        told = " ".join(f"{name} {means[name]:.3f}" for name in ("loss", "itc", "itm", "lm") if name in means)
-        self.bar.update(self.task, completed=step, description=f"{told} {rate:.0f} pairs/s")
+        losses = " ".join(f"{name} {means[name]:.3f}" for name in self.shown if name in means)
+        self.bar.update(self.task, completed=step, description=f"{losses} {rate:.0f} pairs/s")
         now = time.monotonic()
-        if self.bar.disable and (now - self.said > PLAIN_SECONDS or step == self.total):
-            self.said = now
+        if self.bar.disable and (now - self.last_line > PLAIN_SECONDS or step == self.total):
+            self.last_line = now
             left = (self.total - step) * (now - self.started) / max(1, step - self.done) / 60
             self.console.print(
-                f"step {step}/{self.total} {told} {rate:.0f} pairs/s, {left:.1f} min left",
+                f"step {step}/{self.total} {losses} {rate:.0f} pairs/s, {left:.1f} min left",
                 highlight=False,
                 soft_wrap=True,
             )
 
 
 def truncate(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; a last line that a kill cut short goes too."""
+    """Keep the lines of a `log.jsonl` up to `step`; a last line that a kill cut short is removed too."""
     if not path.is_file():
         return
     kept = [line for line in path.read_text().splitlines() if _step(line) <= step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(line + "\n" for line in kept))
-    part.replace(path)
+    partial = path.with_suffix(".part")
+    partial.write_text("".join(line + "\n" for line in kept))
+    partial.replace(path)
 
 
 def _step(line: str) -> float:

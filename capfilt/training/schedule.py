@@ -2,15 +2,15 @@
 
 import math
 
-from capfilt.training.recipe_sections import OptimPart
+from capfilt.training.recipe_sections import OptimSection
 
 
-def learning_rate(optim: OptimPart, step: int, steps_per_epoch: int) -> float:
-    """The rate of optimiser step `step` (from 0), vision factor left out.
+def learning_rate(optim: OptimSection, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of optimiser step `step` (from 0), without the factor of the vision tower.
 
-    Warm-up is linear from `warmup_lr` at step 0 to `lr` at step `warmup_steps`. Then `cosine` falls with every step
-    (the official code's falls once an epoch) towards `min_lr`, which is where step epochs * steps_per_epoch would be;
-    `step` is lr * decay_rate^epoch, not below `min_lr`.
+    Warm-up is linear from `warmup_lr` at step 0 to `lr` at step `warmup_steps`. Then `cosine` falls with every step (in
+    the official code once per epoch) and would reach `min_lr` at step epochs * steps_per_epoch; `step` is
+    lr * decay_rate^epoch, at least `min_lr`.
     """
     if step < optim.warmup_steps:
         return optim.warmup_lr + (optim.lr - optim.warmup_lr) * step / optim.warmup_steps

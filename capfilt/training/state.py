@@ -1,8 +1,8 @@
 """Checkpoints for exact resume: everything that the next step depends on, in one file that rank 0 writes.
 
-Neither the feed (its order and noise are functions of seed, epoch and step) nor torch's generators (`noise_seed`: every
-forward pass starts them anew) need state. What remains is weights, momentum copies, queue, optimiser, the position,
-and what the log and the alarm have gathered since their last word.
+The data loader needs no state, because its order and noise are functions of seed, epoch and step. Torch's generators
+need none either, because every forward pass seeds them anew (`noise_seed`). A checkpoint holds the objective's weights
+and buffers, the optimiser, the position, and what the log and the loss monitor have gathered since their last line.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from capfilt.errors import CheckpointError
-from capfilt.training.recipe import Recipe
+from capfilt.training.recipe_sections import Recipe
 
 logger = logging.getLogger(__name__)
 
 KEEP = 2
-"""Checkpoints kept; the last may be damaged by a dying disk, the one before serves then."""
+"""Checkpoints kept. If a failing disk has damaged the last one, the one before it is used."""
 
 _FREE: Any = {
     "out": True,
@@ -33,15 +33,15 @@ _FREE: Any = {
 
 @dataclass
 class Position:
-    """Where training stands: `step` optimiser steps are done; `best` is the best validation value so far."""
+    """How far a training run is: `step` optimiser steps are done; `best` is the best validation value so far."""
 
     step: int = 0
     best: float | None = None
 
 
-def noise_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """Seed of torch's generators (dropout, hard negatives) for forward pass `part` of a step on a rank."""
-    digest = hashlib.sha256(f"{seed}:{step}:{part}:{rank}".encode()).digest()
+def noise_seed(seed: int, step: int, number: int, rank: int) -> int:
+    """Seed of torch's generators (dropout, hard negatives) for forward pass `number` of a step on a rank."""
+    digest = hashlib.sha256(f"{seed}:{step}:{number}:{rank}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
@@ -52,57 +52,57 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
 
 
 def write(folder: Path, state: dict[str, Any], step: int) -> Path:
-    """`step-00001234.pt`, complete or absent: written beside, synced, renamed; older ones beyond KEEP are removed."""
+    """Write `step-00001234.pt` atomically (temporary name, fsync, rename) and remove all but the newest KEEP."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    part.rename(path)
-    for old in [*found(folder)[:-KEEP], *folder.glob("step-*.part")]:
+    partial.rename(path)
+    for old in [*checkpoints(folder)[:-KEEP], *folder.glob("step-*.part")]:
         old.unlink()
     return path
 
 
-def found(folder: Path) -> list[Path]:
-    """Checkpoints, oldest first."""
+def checkpoints(folder: Path) -> list[Path]:
+    """The folder's checkpoints, oldest first."""
     return sorted(folder.glob("step-*.pt"))
 
 
 def read_last(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """The newest readable checkpoint, None where there is none.
+    """Read the newest checkpoint that is not damaged; None if the folder has no checkpoint.
 
     Raises:
-        CheckpointError: it was made by another recipe, or none can be read.
+        CheckpointError: it was written with another recipe, or none can be read.
     """
-    paths = found(folder)
+    paths = checkpoints(folder)
     for path in reversed(paths):
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            theirs = state["recipe"]
+            its_recipe = state["recipe"]
         except Exception as error:  # torch raises a dozen unrelated types on damaged files
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            logger.warning("%s: damaged (%s); trying the one before", path, reason)
+            logger.warning("%s: damaged (%s); trying the one before it", path, reason)
             continue
-        _compare(path, theirs, fingerprint(recipe))
+        _check_same_recipe(path, its_recipe, fingerprint(recipe))
         return state
     if paths:
-        raise CheckpointError(f"{folder}: none of {len(paths)} checkpoints can be read; delete it to start anew")
+        raise CheckpointError(f"{folder}: none of {len(paths)} checkpoints can be read; delete it to start again")
     return None
 
 
-def _compare(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    a, b = dict(_flat(theirs)), dict(_flat(ours))
+def _check_same_recipe(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    a, b = dict(_flat(saved)), dict(_flat(current))
     changed = [
         f"{key} {a.get(key)!r} -> {b.get(key)!r}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)
     ]
     if changed:
-        told = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise CheckpointError(
-            f"{path}: made by another recipe ({told}); undo the change, use another `out`, "
-            f"or delete {path.parent} to start anew"
+            f"{path}: written with another recipe ({shown}); undo the change, use another `out`, "
+            f"or delete {path.parent} to start again"
         )
 
 

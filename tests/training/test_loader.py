@@ -16,8 +16,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from capfilt.errors import DataError, InputError
-from capfilt.models.protocols import TrainBatch
 from capfilt.training.augment import Augment
+from capfilt.training.batch import TrainBatch
 from capfilt.training.loader import Batches, Feed, _windows, epoch_length, epoch_order
 from capfilt.training.sources import Group, Index, SourceConfig, build_index, image_key
 

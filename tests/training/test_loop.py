@@ -135,7 +135,7 @@ def test_going_on_with_other_ranks_is_said(
     torch.save({**saved, "ranks": 2}, last)
     with caplog.at_level(logging.WARNING):
         train(load_recipe(path))
-    assert "begun with 2 ranks, going on with 1: the losses are not those of an unbroken run" in caplog.text
+    assert "started with 2 ranks, continuing with 1: the losses are not those of an unbroken run" in caplog.text
 
 
 def test_accumulation_is_the_big_batch_for_lm(tiny_recipe: Recipes, tmp_path: Path) -> None:

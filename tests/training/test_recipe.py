@@ -8,7 +8,8 @@ import yaml
 
 from capfilt.config.yaml_file import SHIPPED, find_yaml
 from capfilt.errors import ConfigError
-from capfilt.training.recipe import KINDS, load_recipe
+from capfilt.training.objectives.blip.settings import KINDS
+from capfilt.training.recipe import load_recipe
 
 Recipes = Callable[..., Path]
 
@@ -80,7 +81,7 @@ def test_paths(tiny_recipe: Recipes, tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["optim.warmup_lr=1"], "optim: warmup_lr: 1.0 is above lr 0.001"),
         (["recipe=[1]"], "recipe: must be one of pretrain, captioner, filter (found [1])"),
         (["recipe=pretain"], "recipe: must be one of pretrain, captioner, filter (found 'pretain')"),
-        (["optim=3"], "optim: Input should be a valid dictionary or instance of OptimPart (found 3)"),
+        (["optim=3"], "optim: Input should be a valid dictionary or instance of OptimSection (found 3)"),
         (["data.sources=[]"], "data.sources: List should have at least 1 item"),
         (["model.init=x"], "model: name either init (a checkpoint) or shape (from scratch)"),
         (["model.tokenizer=null"], "model: tokenizer: a model from scratch needs a folder"),

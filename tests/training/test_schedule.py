@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from capfilt.training.recipe_sections import OptimPart
+from capfilt.training.recipe_sections import OptimSection
 from capfilt.training.schedule import learning_rate
 
 
-def optim(**changes: Any) -> OptimPart:
+def optim(**changes: Any) -> OptimSection:
     paper = {"lr": 3e-4, "min_lr": 1e-6, "warmup_steps": 3000, "schedule": "step", "epochs": 20, "global_batch": 2880}
-    return OptimPart.model_validate(paper | changes)
+    return OptimSection.model_validate(paper | changes)
 
 
 def test_the_papers_pre_training() -> None:

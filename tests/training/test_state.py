@@ -6,7 +6,8 @@ import torch
 
 from capfilt.errors import CheckpointError
 from capfilt.training import state
-from capfilt.training.recipe import Recipe, load_recipe
+from capfilt.training.recipe import load_recipe
+from capfilt.training.recipe_sections import Recipe
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(
     assert int(found["weights"]) == 5
     assert "step-00000010.pt: damaged" in caplog.text
     (tmp_path / "step-00000005.pt").write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match="none of 2 checkpoints can be read; delete it to start anew"):
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints can be read; delete it to start again"):
         state.read_last(tmp_path, recipe)
 
 
@@ -52,7 +53,7 @@ def test_another_recipe_is_refused_by_naming_what_changed(
         "run.precision=bf16": "run.precision 'fp32' -> 'bf16'",
         "data.sources.0.weight=2": "data.sources.0.weight 1.0 -> 2.0",
     }.items():
-        with pytest.raises(CheckpointError, match="made by another recipe") as caught:
+        with pytest.raises(CheckpointError, match="written with another recipe") as caught:
             state.read_last(tmp_path, load_recipe(tiny_recipe(), [setting]))
         assert told in str(caught.value)
     free = ["out=elsewhere", "run.ranks=2", "run.log_every=7", "run.threads=2", "data.workers=1", "run.compile=true"]

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from capfilt.errors import TrainingError
-from capfilt.models.protocols import TrainBatch
+from capfilt.training.batch import TrainBatch
 from capfilt.training.loop import _step
 from capfilt.training.recipe import load_recipe
 from capfilt.training.trainer import Rank, Trainer

@@ -12,10 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from capfilt.errors import CheckpointError
-from capfilt.media.rgb import to_rgb
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from capfilt.media.rgb import CLIP_MEAN, CLIP_STD, to_rgb
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The joint space of the warm start: two heads over the frozen teachers' features, trained by `joint.py`."""
+"""The joint space of the two teachers: a small head per teacher, which `joint.py` trains and the students match."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EMBED = 256
-"""Common dimensions; the student's `embed_dim`."""
+"""Dimensions of the joint space; the student's `embed_dim`."""
 
 
 class Heads(nn.Module):
-    """The two heads over the teachers' features."""
+    """A head on each teacher's features: EfficientNet-Lite0's of an image, MiniLM's of a text."""
 
     image_mean: Tensor
     image_scale: Tensor
@@ -33,14 +33,14 @@ class Heads(nn.Module):
 
 
 def head(width: int, hidden: int, drop: float) -> nn.Sequential:
-    """Two layers."""
+    """Two linear layers: (B, width) -> (B, EMBED)."""
     return nn.Sequential(
         nn.Dropout(drop), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(drop), nn.Linear(hidden, EMBED)
     )
 
 
 def load_heads(path: str | Path) -> Heads:
-    """What `main` wrote, for inference."""
+    """Load heads that `joint.py` saved: frozen, in eval mode."""
     heads = Heads()
     heads.load_state_dict(torch.load(path, weights_only=True))
     return heads.eval().requires_grad_(False)

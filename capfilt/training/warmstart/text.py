@@ -26,7 +26,7 @@ from capfilt.models.blip.text import TextTransformer
 from capfilt.models.blip.tokenizer import SPECIAL, TextTokenizer, wordpiece
 from capfilt.models.device import bf16_autocast
 from capfilt.store.parquet import open_parquet
-from capfilt.training.load_towers import take_text
+from capfilt.training.objectives.blip.load_towers import take_text
 from capfilt.training.warmstart.heads import EMBED, load_heads
 
 

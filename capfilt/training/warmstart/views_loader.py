@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capfilt.models.blip.image import CLIP_MEAN, CLIP_STD
+from capfilt.media.rgb import CLIP_MEAN, CLIP_STD
 from capfilt.training.warmstart.teacher_targets import GRID
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]

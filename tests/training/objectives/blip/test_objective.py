@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from capfilt.errors import ConfigError
-from capfilt.models.protocols import TrainBatch
-from capfilt.training import objective as module
-from capfilt.training.momentum import Momentum
-from capfilt.training.objective import BlipObjective, ObjectiveConfig, hard_negatives, match_probability
+from capfilt.training.batch import TrainBatch
+from capfilt.training.objectives.blip import itm as module
+from capfilt.training.objectives.blip.itm import hard_negatives, match_probability
+from capfilt.training.objectives.blip.momentum import Momentum
+from capfilt.training.objectives.blip.objective import BlipObjective
+from capfilt.training.objectives.blip.settings import BlipSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +32,7 @@ def batch(ids: list[int] | None = None, seed: int = 0) -> TrainBatch:
 
 def make(tiny_med: Med, **config: Any) -> BlipObjective:
     losses = {"itc": 0, "itm": 0, "lm": 0, "queue_size": 8} | config
-    return BlipObjective(*tiny_med(), ObjectiveConfig(**losses))
+    return BlipObjective(*tiny_med(), BlipSettings(**losses))
 
 
 def log_softmax(row: list[float]) -> list[float]:
@@ -220,7 +222,7 @@ def test_start_step_clamps_tau_and_moves_the_copies(tiny_med: Med) -> None:
             parameter += 1
     for tau, clamped in ((0.9, 0.5), (-1.0, 0.001), (0.2, 0.2)):
         made.temperature.data.fill_(tau)
-        made.start_step(0.25)
+        made.advance(0.25)
         assert float(made.temperature) == pytest.approx(clamped)
     assert made.ramp == 0.25
     for name, parameter in made.momentum.med.named_parameters():
@@ -250,11 +252,11 @@ def test_bf16_autocast_keeps_similarities_and_losses_in_float32(tiny_med: Med) -
 
 def test_what_cannot_be_is_refused(tiny_med: Med) -> None:
     with pytest.raises(ConfigError, match="half the initial checkpoint does not have"):
-        BlipObjective(*tiny_med(decoder=False), ObjectiveConfig(queue_size=0))
+        BlipObjective(*tiny_med(decoder=False), BlipSettings(queue_size=0))
     with pytest.raises(ConfigError, match="leaves no token after"):
-        BlipObjective(*tiny_med(max_tokens=5), ObjectiveConfig(itc=0, itm=0, prompt="a picture of "))
+        BlipObjective(*tiny_med(max_tokens=5), BlipSettings(itc=0, itm=0, prompt="a picture of "))
     with pytest.raises(ValueError, match="end it with a space"):
-        ObjectiveConfig(prompt="a picture of")
+        BlipSettings(prompt="a picture of")
 
 
 def test_a_perfect_itc_gives_itm_its_own_labels() -> None:

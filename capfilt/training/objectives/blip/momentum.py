@@ -13,11 +13,11 @@ from capfilt.models.torch_compat import lerp_all_
 
 
 class Momentum(nn.Module):
-    """EMA copies of the vision tower, the text encoder and both projections, and the queue of their outputs.
+    """Moving-average copies of the vision tower, the text encoder and both projections, and the queue of their outputs.
 
-    Every rank holds the same copies and the same queue: they follow the same weights, and the queue takes the keys of
-    all ranks. Like the official ones the copies stay in training mode, dropout included. `filled` keys of the queue
-    count; the official queue starts full of random directions instead, which are no image's and no text's.
+    Every rank holds the same copies and the same queue, because all follow the same weights and the queue gets the keys
+    of all ranks. As in the official code the copies stay in training mode, with dropout. Only the first `filled` keys
+    of the queue are used; the official queue starts full of random directions, which belong to no image and no text.
     """
 
     image_queue: Tensor
@@ -47,13 +47,16 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def update(self, med: MED) -> None:
-        """p_m <- m * p_m + (1 - m) * p."""
+        """Move the copies towards `med`: p_m <- m * p_m + (1 - m) * p."""
         live = dict(med.named_parameters())
         mine = [(p, live[name]) for name, p in self.med.named_parameters()]
         lerp_all_([a for a, _ in mine], [b.detach() for _, b in mine], 1.0 - self.rate)
 
     def keys(self, image: Tensor, text: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """This rank's batch, then the queue: (B + filled, E), (B + filled, E), (B + filled,)."""
+        """Keys of images and of texts, and their image ids: (B + filled, E), (B + filled, E), (B + filled,).
+
+        This rank's batch comes first, then the queue.
+        """
         kept = int(self.filled)
         batch, queue = (image, text, ids), (self.image_queue, self.text_queue, self.id_queue)
         images, texts, all_ids = (torch.cat([new, old[:kept]]) for new, old in zip(batch, queue, strict=True))
@@ -61,7 +64,15 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image: Tensor, text: Tensor, ids: Tensor) -> None:
-        """The keys (B, E) and image ids (B,) of every rank's batch replace the oldest ones."""
+        """Replace the oldest keys by every rank's batch.
+
+        Args:
+            image, text: (B, E) keys of this rank.
+            ids: (B,) image ids.
+
+        Raises:
+            ConfigError: the queue's size is not a multiple of the global batch.
+        """
         size = len(self.id_queue)
         if size == 0:
             return
@@ -79,9 +90,9 @@ class Momentum(nn.Module):
 
 
 def features(med: MED, image_states: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, E) of images and of texts, L2-normalised, float32 under autocast too.
+    """ITC embeddings of images and of texts: each (B, E), L2-normalised, float32 also under autocast.
 
-    bf16 has 8 bits: its rounding of a cosine, divided by tau = 0.07, would be 0.06 in every logit.
+    bf16 has 8 significant bits: its rounding of a cosine, divided by tau = 0.07, would be 0.06 in every logit.
     """
     text_states = med.text.run("encoder", tokens, mask, None)
     with torch.autocast(tokens.device.type, enabled=False):
@@ -90,7 +101,7 @@ def features(med: MED, image_states: Tensor, tokens: Tensor, mask: Tensor) -> tu
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks, in rank order, without gradient; x itself in one process."""
+    """Concatenate the rows of all ranks, in rank order, without gradient; x itself in one process."""
     if not (dist.is_available() and dist.is_initialized()):
         return x
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]

@@ -1,5 +1,5 @@
-"""Weights of one tower from elsewhere: a warm start, a BLIP checkpoint, or what the paper starts from (section 4.1), a
-plain ViT in timm's or DeiT's names and a BERT."""
+"""Load the weights of one tower from a warm start, a BLIP checkpoint, or what the paper starts from (section 4.1): a
+plain ViT in timm's or DeiT's names, and a BERT."""
 
 import json
 from pathlib import Path
@@ -32,9 +32,10 @@ def take_vision(tower: nn.Module, path: Path, grid: int) -> None:
 
 @torch.no_grad()
 def take_text(text: nn.Module, path: Path) -> None:
-    """Fill a text transformer; decoder from encoder (or back), cross-attention stays fresh where there is none.
+    """Fill a text transformer.
 
-    [DEC] and [ENC] stay fresh rows where the vocabulary is BERT's, without them.
+    The decoder is filled from the encoder, or the reverse, if the source has only one of them. Cross-attention that the
+    source does not have keeps its initial weights, and so do the rows of [DEC] and [ENC] for a vocabulary without them.
 
     Raises:
         CheckpointError: weights are missing, left over or of another shape.
@@ -57,10 +58,10 @@ def take_text(text: nn.Module, path: Path) -> None:
 
 @torch.no_grad()
 def take_projection(projection: nn.Module, path: Path) -> None:
-    """Fill an ITC projection from a warm start's proj.safetensors, where there is one beside its tower.
+    """Fill an ITC projection from a warm start's proj.safetensors, if the folder of the tower has one.
 
     Raises:
-        CheckpointError: it is of another shape.
+        CheckpointError: the projection has another shape.
     """
     file = path / "proj.safetensors"
     if file.is_file():
@@ -68,7 +69,7 @@ def take_projection(projection: nn.Module, path: Path) -> None:
 
 
 def other_half(name: str) -> str:
-    """The same weight's name in the other self-attention."""
+    """The name of the same weight in the other self-attention (encoder or decoder)."""
     return name.replace(".decoder.", ".encoder.") if ".decoder." in name else name.replace(".encoder.", ".decoder.")
 
 
@@ -85,7 +86,7 @@ def _copy(module: nn.Module, state: dict[str, Tensor], path: Path, what: str) ->
 
 
 def _state(path: Path, what: str) -> dict[str, Tensor]:
-    """The tower's tensors under our names, from whatever lies at `path`."""
+    """The tower's tensors under our names, whatever kind of checkpoint is at `path`."""
     warm = path / f"{what}.safetensors"
     if warm.is_file():
         return load_file(warm)
@@ -110,7 +111,7 @@ def _is_blip(folder: Path) -> bool:
 
 
 def _foreign(tensors: dict[str, Tensor], path: Path, what: str) -> dict[str, Tensor]:
-    """A ViT's or BERT's tensors under our names, its heads left out."""
+    """A ViT's or BERT's tensors under our names, without its heads."""
     if what == "vision":
         named = {from_official(f"visual_encoder.{name}"): tensor for name, tensor in tensors.items()}
     else:
@@ -132,7 +133,7 @@ def _bert(name: str) -> str:
 
 
 def _names(what: str, layers: int) -> list[str]:
-    """Our names of a tower with that many layers."""
+    """Our names of the tensors of a tower with that many layers."""
     from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
     from capfilt.models.blip.med import MED
 

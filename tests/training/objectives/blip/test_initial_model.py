@@ -14,7 +14,7 @@ from capfilt.models.blip.image import ImageProcessor
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.names import hub_names
 from capfilt.models.blip.tokenizer import TextTokenizer
-from capfilt.training.initial_model import initial_model
+from capfilt.training.objectives.blip.initial_model import initial_model
 from capfilt.training.recipe import load_recipe
 
 Recipes = Callable[..., Path]

@@ -1,4 +1,4 @@
-"""The model that a recipe starts from: a checkpoint, or a shape from scratch, with towers taken from elsewhere."""
+"""Build the model that a recipe starts from: a checkpoint or a new model, with towers copied from other checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,29 +12,30 @@ from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, read_tokenizer, wordpiece
 from capfilt.models.hub import resolve
-from capfilt.training.load_towers import other_half, take_projection, take_text, take_vision
-from capfilt.training.recipe import Recipe
-from capfilt.training.recipe_sections import ModelPart, Shape
+from capfilt.training.objectives.blip.load_towers import other_half, take_projection, take_text, take_vision
+from capfilt.training.objectives.blip.settings import BlipRecipe, ModelSection, ShapeSection
 
 
-def initial_model(recipe: Recipe) -> tuple[MED, TextTokenizer]:
-    """MED with the halves that the recipe's losses need, and its tokenizer; the same in every process.
+def initial_model(recipe: BlipRecipe) -> tuple[MED, TextTokenizer]:
+    """Build MED with the halves that the recipe's losses need, and its tokenizer; the same in every process.
+
+    Seeds torch's generators with `run.seed`.
 
     Raises:
-        ConfigError, CheckpointError: the named weights are not there or do not fit.
+        ConfigError, CheckpointError: the named weights are missing or do not fit.
     """
     torch.manual_seed(recipe.run.seed)
-    halves = {"encoder": bool(recipe.objective.itc or recipe.objective.itm), "decoder": bool(recipe.objective.lm)}
-    part, size = recipe.model, recipe.augment.size
-    med, tokenizer = _from_checkpoint(part, size, halves) if part.init else _from_shape(part, size, halves)
-    if part.vision_init:
-        take_vision(med.vision, resolve(part.vision_init), med.config.vision.grid)
+    halves = {"encoder": recipe.objective.contrastive, "decoder": bool(recipe.objective.lm)}
+    start, size = recipe.model, recipe.augment.size
+    med, tokenizer = _from_checkpoint(start, size, halves) if start.init else _from_shape(start, size, halves)
+    if start.vision_init:
+        take_vision(med.vision, resolve(start.vision_init), med.config.vision.grid)
         if halves["encoder"]:
-            take_projection(med.vision_proj, resolve(part.vision_init))
-    if part.text_init:
-        take_text(med.text, resolve(part.text_init))
+            take_projection(med.vision_proj, resolve(start.vision_init))
+    if start.text_init:
+        take_text(med.text, resolve(start.text_init))
         if halves["encoder"]:
-            take_projection(med.text_proj, resolve(part.text_init))
+            take_projection(med.text_proj, resolve(start.text_init))
     tokenizer.max_tokens = recipe.data.max_tokens
     room = med.config.text.max_positions
     if recipe.data.max_tokens > room:
@@ -42,22 +43,22 @@ def initial_model(recipe: Recipe) -> tuple[MED, TextTokenizer]:
     return med, tokenizer
 
 
-def _from_checkpoint(part: ModelPart, size: int, halves: dict[str, bool]) -> tuple[MED, TextTokenizer]:
-    folder = resolve(str(part.init), part.revision)
-    if folder.is_file() and part.tokenizer is None:
+def _from_checkpoint(start: ModelSection, size: int, halves: dict[str, bool]) -> tuple[MED, TextTokenizer]:
+    folder = resolve(str(start.init), start.revision)
+    if folder.is_file() and start.tokenizer is None:
         raise CheckpointError(f"{folder}: a file of weights has no tokenizer; name one under model.tokenizer")
     source = checkpoint.load(folder, image_size=size)
-    vision = replace(source.config.vision, drop_path=part.drop_path or 0.0)
-    text = replace(source.config.text, dropout=0.1 if part.dropout is None else part.dropout)
+    vision = replace(source.config.vision, drop_path=start.drop_path or 0.0)
+    text = replace(source.config.text, dropout=0.1 if start.dropout is None else start.dropout)
     med = MED(replace(source.config.with_halves(**halves), vision=vision, text=text))
     copy_halves(source, med)
-    words = folder if part.tokenizer is None else resolve(part.tokenizer, weights=False)
+    words = folder if start.tokenizer is None else resolve(start.tokenizer, weights=False)
     return med, read_tokenizer(words, med.config.text)
 
 
 @torch.no_grad()
 def copy_halves(source: MED, med: MED) -> None:
-    """Weights by name; a half that `source` lacks keeps its fresh heads and takes the other half's self-attention."""
+    """Copy weights by name. A half that `source` does not have gets the other half's self-attention and new heads."""
     have = source.state_dict()
     for name, tensor in med.state_dict().items():
         found = have.get(name, have.get(other_half(name)))
@@ -65,10 +66,10 @@ def copy_halves(source: MED, med: MED) -> None:
             tensor.copy_(found)
 
 
-def _from_shape(part: ModelPart, size: int, halves: dict[str, bool]) -> tuple[MED, TextTokenizer]:
-    shape = part.shape
-    assert shape is not None  # the recipe's own check
-    folder = resolve(str(part.tokenizer or part.text_init), weights=False)
+def _from_shape(start: ModelSection, size: int, halves: dict[str, bool]) -> tuple[MED, TextTokenizer]:
+    shape = start.shape
+    assert shape is not None  # checked by ModelSection
+    folder = resolve(str(start.tokenizer or start.text_init), weights=False)
     text = _text_config(shape, folder)
     vision = VisionConfig(
         width=shape.vision_width,
@@ -82,11 +83,11 @@ def _from_shape(part: ModelPart, size: int, halves: dict[str, bool]) -> tuple[ME
     return MED(MEDConfig(vision, text, shape.embed_dim, **halves)), read_tokenizer(folder, text)
 
 
-def _text_config(shape: Shape, folder: Path) -> TextConfig:
-    """Token ids as the vocabulary has them: [DEC] and [ENC] are its last two tokens, or are appended to it.
+def _text_config(shape: ShapeSection, folder: Path) -> TextConfig:
+    """Configure the text side for the folder's vocabulary, whose last two tokens are [DEC] and [ENC], or become them.
 
     Raises:
-        CheckpointError: no vocabulary there, or one without a token that MED needs.
+        CheckpointError: the folder has no vocabulary, or a token that MED needs is missing from it.
     """
     vocab = _vocabulary(folder)
     missing = [token for token in ("[PAD]", "[SEP]") if token not in vocab]

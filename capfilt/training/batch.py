@@ -1,0 +1,19 @@
+"""What one forward pass is trained on."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """The input of one forward pass on one rank: B images, each with one text."""
+
+    pixels: Tensor
+    """(B, 3, S, S) float32, augmented and normalised."""
+    texts: list[str]
+    """B texts after `pre_caption`."""
+    image_ids: Tensor
+    """(B,) int64; equal ids are the same image."""
+    uids: list[str]
+    """B row names, for error messages."""
