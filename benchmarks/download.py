@@ -89,6 +89,7 @@ def by_capfilt(urls: Path, folder: Path, threads: int) -> float:
     from capfilt.config.load import validate
     from capfilt.download.img2dataset import load_img2dataset
     from capfilt.sources import open_source
+    from capfilt.stages.base import Task
     from capfilt.stages.ingest import IngestStage
     from capfilt.store.layout import RunLayout
     from capfilt.store.shards import manifest
@@ -104,7 +105,7 @@ def by_capfilt(urls: Path, folder: Path, threads: int) -> float:
     load_img2dataset("downloader")
     started = time.perf_counter()
     for shard in range(len(units)):
-        stage.process(shard)
+        stage.process(Task(shard))
     seconds = time.perf_counter() - started
     statuses = [manifest(layout.shard("ingest", shard))["status"] for shard in range(len(units))]
     assert statuses == [{"ok": unit.stop - unit.start} for unit in units], statuses

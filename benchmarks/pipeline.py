@@ -32,7 +32,7 @@ from capfilt.engine.local import run_local
 from capfilt.engine.plan import make_plan
 from capfilt.engine.ray_pool import run_ray
 from capfilt.engine.steps import Plan
-from capfilt.store.run_folder import write_facts
+from capfilt.store.run_folder import RunFolder
 from capfilt.store.schema import CAPTIONS, DEDUP, PAIRS, arrow, score_columns
 from capfilt.store.shards import ShardWriter, table
 
@@ -106,7 +106,7 @@ def name(process: psutil.Process) -> str:
 def memory(shards: int, rows: int) -> dict[str, Any]:
     """Largest resident memory in each tenth of the run."""
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(source(Path(folder), shards, rows), Path(folder) / "run")
+        plan = make_plan(source(Path(folder), shards, rows), RunFolder(Path(folder) / "run"))
         watch = Watch()
         run_ray(plan, watch.finished)
         points = watch.stop()
@@ -138,8 +138,8 @@ def overhead(shards: int, rows: int, pairs: int) -> dict[str, Any]:
     for _ in range(pairs):
         with tempfile.TemporaryDirectory() as folder:
             pipeline = source(Path(folder), shards, rows)
-            local = seconds(make_plan(pipeline, Path(folder) / "local"), run_local)
-            remote = seconds(make_plan(pipeline, Path(folder) / "ray"), run_ray)
+            local = seconds(make_plan(pipeline, RunFolder(Path(folder) / "local")), run_local)
+            remote = seconds(make_plan(pipeline, RunFolder(Path(folder) / "ray")), run_ray)
         found.append({"local": local, "ray": remote})
         ratios.append(sum(remote.values()) / sum(local.values()))
     ray.shutdown()
@@ -172,7 +172,7 @@ def stored_scores(folder: Path, shards: int, rows: int) -> Path:
                 writer.write(lines)
     facts = open_run(folder / "run").facts
     facts["units"] = [["in", f"{i:05d}.parquet", 0, rows] for i in range(shards)]
-    write_facts(layout.run, facts)
+    RunFolder(layout.run).write_facts(facts)
     return layout.run
 
 

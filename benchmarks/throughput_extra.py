@@ -19,6 +19,7 @@ from capfilt.config.load import validate
 from capfilt.engine.board import Done
 from capfilt.engine.plan import make_plan
 from capfilt.engine.ray_pool import run_ray
+from capfilt.store.run_folder import RunFolder
 
 _engine: Engine | None = None
 
@@ -177,7 +178,7 @@ def _seconds_of_shards(settings: dict[str, Any], folder: Path) -> dict[str, list
         if "caption" in done.stage or "score" in done.stage:
             spent.setdefault(done.stage, []).append(done.seconds)
 
-    run_ray(make_plan(validate(settings, "bench"), folder), note)
+    run_ray(make_plan(validate(settings, "bench"), RunFolder(folder)), note)
     return spent
 
 

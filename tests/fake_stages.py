@@ -9,13 +9,13 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from capfilt.config.load import validate
-from capfilt.config.pipeline import Pipeline
 from capfilt.engine.steps import Plan, Step
-from capfilt.stages.base import NOTHING, Stage
+from capfilt.stages.base import Stage, StageSpec, Task
 from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.store.schema import CAPTIONS, DATASET, PAIRS
 from capfilt.store.shards import write_atomic
 
 ROWS = 8
@@ -24,42 +24,35 @@ ROWS = 8
 class Base:
     """Common to the three."""
 
-    name: ClassVar[Any]
-    version: ClassVar[int] = 1
-    scope: ClassVar[Literal["shard", "all"]] = "shard"
-    inputs: ClassVar[tuple[str, ...]] = ()
+    spec: ClassVar[StageSpec]
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
 
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        return {}
-
     def setup(self) -> None:
-        (self.layout.run / f"{self.name}-{os.getpid()}.pid").touch()
+        (self.layout.run / f"{self.spec.name}-{os.getpid()}.pid").touch()
 
 
 class Lines(Base):
     """Makes the first files."""
 
-    name = "ingest"
+    spec = StageSpec(output=PAIRS, version=1, settings=lambda pipeline: {})
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        path = self.layout.shard("ingest", shard)
+    def process(self, task: Task) -> None:
+        path = self.layout.shard(PAIRS, task.index)
         write_atomic(path.with_suffix(".json"), json.dumps({"rows": ROWS, "sha256": "", "status": {}}))
-        write_atomic(path, "\n".join(f"row {shard} {i}" for i in range(ROWS)))
+        write_atomic(path, "\n".join(f"row {task.index} {i}" for i in range(ROWS)))
 
 
 class Upper(Base):
     """Reads one file, writes one."""
 
-    name = "caption"
-    inputs = ("ingest",)
+    spec = StageSpec(output=CAPTIONS, version=1, settings=lambda pipeline: {}, inputs=(PAIRS,))
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+    def process(self, task: Task) -> None:
+        shard, quarantined = task.index, task.rows.quarantined
         order, *numbers = self.layout.pipeline.name.split("-")
-        rows = self.layout.shard("ingest", shard).read_text().splitlines()
+        rows = self.layout.shard(PAIRS, shard).read_text().splitlines()
         if order == "slow":
             time.sleep(0.4)
         if order == "once" and numbers == [str(shard)] and not (self.layout.run / "died").exists():
@@ -67,23 +60,21 @@ class Upper(Base):
             os.kill(os.getpid(), signal.SIGKILL)
         if order == "full" and numbers == [str(shard)]:
             raise OSError(28, "No space left on device")
-        for i in only if only is not None else range(len(rows)):
-            if order == "die" and str(shard) == numbers[0] and str(i) in numbers[1:] and i not in skip:
+        for i, _ in task.rows.select(rows):
+            if order == "die" and str(shard) == numbers[0] and str(i) in numbers[1:] and i not in quarantined:
                 os.kill(os.getpid(), signal.SIGKILL)
-        if only is None:
-            text = "\n".join("null" if i in skip else row.upper() for i, row in enumerate(rows))
-            write_atomic(self.layout.shard("caption", shard), text)
+        if not task.rows.dry:
+            text = "\n".join("null" if i in quarantined else row.upper() for i, row in enumerate(rows))
+            write_atomic(self.layout.shard(CAPTIONS, shard), text)
 
 
 class Joined(Base):
     """Reads all files, writes one."""
 
-    name = "emit"
-    scope = "all"
-    inputs = ("caption",)
+    spec = StageSpec(output=DATASET, version=1, settings=lambda pipeline: {}, inputs=(CAPTIONS,), tasks="one")
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        parts = [self.layout.shard("caption", i).read_text() for i in range(len(self.layout.shards))]
+    def process(self, task: Task) -> None:
+        parts = [self.layout.shard(CAPTIONS, i).read_text() for i in range(len(self.layout.shards))]
         write_atomic(self.layout.run / "joined", "\n".join(parts))
 
 
@@ -99,12 +90,12 @@ def fake_plan(run: Path, orders: str = "fine", shards: int = 6, **resources: dic
         "dedup": {"semantic": None},
         "resources": resources,
     }
-    units = tuple(ShardSpec("none", "", i * ROWS, (i + 1) * ROWS) for i in range(shards))
+    specs = tuple(ShardSpec("none", "", i * ROWS, (i + 1) * ROWS) for i in range(shards))
     folders = {"ingest": "pairs", "caption": "caption", "emit": "dataset"}
-    layout = RunLayout(validate(raw, "test"), run, units, folders)
+    layout = RunLayout(validate(raw, "test"), run, specs, folders)
     run.mkdir(parents=True, exist_ok=True)
-    todo = {stage.name: (0,) if stage.scope == "all" else tuple(range(shards)) for stage in FAKES}
-    return Plan(layout, tuple(Step(stage, "f", {}, todo[stage.name], "new") for stage in FAKES))
+    todo = {stage: (0,) if stage.spec.tasks == "one" else tuple(range(shards)) for stage in FAKES}
+    return Plan(layout, tuple(Step(stage, "f", {}, todo[stage], "new") for stage in FAKES))
 
 
 def expected(shards: int = 6) -> str:

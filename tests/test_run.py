@@ -21,7 +21,7 @@ from capfilt.analysis.verify import verify
 from capfilt.cli import main
 from capfilt.config.load import load_pipeline
 from capfilt.errors import ConfigError, RunError
-from capfilt.store.run_folder import locked
+from capfilt.store.run_folder import RunFolder
 
 SAMPLE = Path(__file__).parents[1] / "data/sample"
 SHARDS, ROWS = 4, 28
@@ -233,7 +233,7 @@ def test_no_room_for_a_file_stops_the_run_and_the_same_command_goes_on(
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(copy: Path, pipeline_file: Path) -> None:
-    with locked(copy), pytest.raises(RunError, match="another process is working on this run"):
+    with RunFolder(copy).locked(), pytest.raises(RunError, match="another process is working on this run"):
         run(pipeline_file, out=copy, local=True)
 
 

@@ -17,7 +17,7 @@ from capfilt.analysis.sql import check_candidates
 from capfilt.errors import DataError
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import open_run, read_json
-from capfilt.store.schema import ORIGINS
+from capfilt.store.schema import CANDIDATES, ORIGINS
 
 _TEXTS = """
     SELECT origin, count(*), count(*) FILTER (kept) FROM read_parquet($files) WHERE text IS NOT NULL GROUP BY 1"""
@@ -89,7 +89,7 @@ def _folder(path: Path) -> Path:
 
 
 def _ledger(layout: RunLayout) -> list[str]:
-    paths = [layout.shard("select", i) for i in range(len(layout.shards))]
+    paths = [layout.shard(CANDIDATES, i) for i in range(len(layout.shards))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]}: missing, the run is not finished; `capfilt run` goes on with it")

@@ -1,8 +1,8 @@
-"""SQL over a run: DuckDB views on its Parquet shards, one a kind of row, every one with a `uid` to join on.
+"""SQL over a run: DuckDB views on its Parquet shards, one per kind of row, every one with a `uid` to join on.
 
 pairs, captions, scores, duplicates, candidates, dataset; a stage that has not written yet has no view. Nothing is
-copied: DuckDB reads the columns that a query names. Once the views stand, the connection reads their files and nothing
-else (no other path, no network, no extension) and its settings are locked; `query` takes SELECTs alone, because
+copied: DuckDB reads the columns that a query names. Once the views exist, the connection reads their files and nothing
+else (no other path, no network, no extension) and its settings are locked; `query` takes only SELECTs, because
 DuckDB would let a COPY write over a file that it may read.
 """
 
@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from capfilt.errors import DataError, InputError
+from capfilt.stages.catalog import STAGES, tables
 from capfilt.store.layout import RunLayout
 from capfilt.store.parquet import open_parquet
+from capfilt.store.schema import CANDIDATES, DATASET, ShardTable
 
-_STAGES = {"pairs": "ingest", "captions": "caption", "scores": "score", "candidates": "select"}
-_NEAR = "SELECT *, NULL::VARCHAR AS contaminates FROM"
 _JOINERS = "\u200c\u200d"
 """Parts of words in some scripts, and of emoji."""
 WIDTH = 60
@@ -40,25 +40,26 @@ class Answer(NamedTuple):
 
 
 def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with a view for every kind of row that the run has.
+    """Open an in-memory DuckDB with a view for every kind of row that the run has.
 
-    `duplicates` are dedup's marks, or near's where there is no dedup (`contaminates` is null then).
-    `scores.image_embedding` comes as FLOAT[]: DuckDB reads half floats so.
-    Raises DataError for a shard whose footer is damaged, or candidates that an earlier version wrote.
+    Of two stages with the same view (near and dedup: `duplicates`) the later one's rows are shown.
+    `scores.image_embedding` is FLOAT[], as DuckDB reads half floats.
+
+    Raises:
+        DataError: a shard whose footer is damaged, or candidates that an earlier version wrote.
     """
-    found = {view: files for view, files in _files(layout).items() if files}
-    check_candidates(found.get("candidates", []))
+    found = {view: (columns, files) for view, (columns, files) in _views(layout).items() if files}
+    check_candidates(found[CANDIDATES.view][1] if CANDIDATES.view in found else [])
     connection = duckdb.connect()
     try:
-        for view, files in found.items():
-            select = _NEAR if view == "duplicates" and not layout.has("dedup") else "SELECT * FROM"
-            connection.execute(f"CREATE VIEW {view} AS {select} read_parquet({_array(files)})")
+        for view, (columns, files) in found.items():
+            connection.execute(f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet({_array(files)})")
     except duckdb.Error as error:
         connection.close()
         raise DataError(
             f"{layout.run}: a shard cannot be read ({error}); `capfilt verify` says which are damaged"
         ) from error
-    allowed = _array([file for files in found.values() for file in files])
+    allowed = _array([file for _, files in found.values() for file in files])
     connection.execute(f"SET allowed_paths = {allowed}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
@@ -83,15 +84,16 @@ def check_candidates(shards: Sequence[Path]) -> None:
 
 
 def views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    """View -> its columns, both in order."""
+    """Return view -> its columns, both in order."""
     asked = "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal "
     return dict(connection.execute(asked + "GROUP BY 1 ORDER BY min(table_oid)").fetchall())
 
 
 def ask(connection: duckdb.DuckDBPyConnection, text: str, values: Mapping[str, Any] | None = None) -> Answer:
-    """One SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE) over the views; `values` fill its `$name`s.
+    """Run one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE) over the views; `values` fill its `$name`s.
 
-    Raises InputError with DuckDB's words and the views and columns that there are, for any other statement too.
+    Raises:
+        InputError: any other statement, or one that DuckDB refuses; with its words and the views and columns.
     """
     try:
         statements = connection.extract_statements(text)
@@ -100,7 +102,7 @@ def ask(connection: duckdb.DuckDBPyConnection, text: str, values: Mapping[str, A
         connection.execute(statements[0], values)
         return Answer([column[0] for column in connection.description or []], connection.fetchall())
     except duckdb.Error as error:
-        raise InputError(f"{str(error).strip()}\n\nThis run has:\n{_told(views(connection))}") from error
+        raise InputError(f"{str(error).strip()}\n\nThis run has:\n{_describe(views(connection))}") from error
 
 
 def query(layout: RunLayout, text: str, values: Mapping[str, Any] | None = None) -> Answer:
@@ -145,17 +147,23 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | N
     return table
 
 
-def _files(layout: RunLayout) -> dict[str, list[Path]]:
-    found = {view: _shards(layout, stage) for view, stage in _STAGES.items()}
-    found["duplicates"] = _shards(layout, "dedup" if layout.has("dedup") else "near")
-    found["dataset"] = sorted((layout.run / "dataset" / "data").resolve().glob("*.parquet"))
-    return found
+def _views(layout: RunLayout) -> dict[str, tuple[str, list[Path]]]:
+    """Return view -> its SELECT list and its files."""
+    found = {table.view: (_select_list(table), _shards(layout, table)) for table in tables(layout)}
+    dataset = sorted((layout.run / DATASET.folder / "data").resolve().glob("*.parquet"))
+    return {**found, "dataset": ("*", dataset)}
 
 
-def _shards(layout: RunLayout, stage: str) -> list[Path]:
-    if not layout.has(stage):
-        return []
-    shards = (layout.shard(stage, index).resolve() for index in range(len(layout.shards)))
+def _select_list(table: ShardTable) -> str:
+    """Return the table's columns, and nulls for those that another stage's table of the same view has."""
+    own = {column.name for column in table}
+    others = (stage.spec.table for stage in STAGES)
+    lacking = {c.name for other in others if other and other.view == table.view for c in other} - own
+    return ", ".join(["*", *(f"NULL::VARCHAR AS {name}" for name in sorted(lacking))])
+
+
+def _shards(layout: RunLayout, table: ShardTable) -> list[Path]:
+    shards = (layout.shard(table, index).resolve() for index in range(len(layout.shards)))
     return [shard for shard in shards if shard.is_file()]
 
 
@@ -163,7 +171,7 @@ def _array(files: Sequence[Path]) -> str:
     return "[" + ", ".join("'" + str(file).replace("'", "''") + "'" for file in files) + "]"
 
 
-def _told(found: Mapping[str, Sequence[str]]) -> str:
+def _describe(found: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(f"  {view}: {', '.join(columns)}" for view, columns in found.items()) or "  nothing yet"
 
 

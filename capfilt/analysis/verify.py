@@ -5,8 +5,10 @@ from pathlib import Path
 
 from capfilt.errors import CapfiltError
 from capfilt.selection.accounting import account
+from capfilt.stages.catalog import tables
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import open_run, read_json
+from capfilt.store.schema import DATASET, PAIRS, ShardTable
 from capfilt.store.shards import file_sha256, manifest, table
 
 
@@ -19,7 +21,7 @@ def verify(run: str | Path) -> list[str]:
     if loop is not None:
         return [line for one in loop["rounds"] for line in verify(Path(run) / f"round-{one['round']}")]
     layout = open_run(run).layout
-    found = [line for stage in layout.folders if stage != "emit" for line in _stage(layout, stage)]
+    found = [line for table_ in tables(layout) for line in _shards(layout, table_)]
     found += _dataset(layout)
     if not found:
         try:
@@ -29,17 +31,17 @@ def verify(run: str | Path) -> list[str]:
     return found
 
 
-def _stage(layout: RunLayout, stage: str) -> Iterator[str]:
+def _shards(layout: RunLayout, kind: ShardTable) -> Iterator[str]:
     for index in range(len(layout.shards)):
-        path = layout.shard(stage, index)
+        path = layout.shard(kind, index)
         try:
             facts = manifest(path)
             if not path.is_file():
-                yield f"{path}: missing; `capfilt run` makes it again"
+                yield f"{path}: missing; `capfilt run` computes it again"
             elif file_sha256(path) != facts["sha256"]:
                 yield f"{path}: its bytes are not those that were written; delete it, and `capfilt run` makes it again"
-            elif stage not in ("ingest", "select") and _uids(path) != _uids(layout.shard("ingest", index)):
-                yield f"{path}: its uids are not those of {layout.shard('ingest', index).name} in the same order"
+            elif kind.sidecar and _uids(path) != _uids(layout.shard(PAIRS, index)):
+                yield f"{path}: its uids are not those of {layout.shard(PAIRS, index).name} in the same order"
         except CapfiltError as error:
             yield str(error)
 
@@ -54,7 +56,7 @@ def _dataset(layout: RunLayout) -> Iterator[str]:
     if marked is None:
         yield f"{layout.run / 'dataset'}: not finished; `capfilt run` makes it"
         return
-    root = layout.folder("emit")
+    root = layout.folder(DATASET)
     there = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
     for name, sha256 in marked["files"].items():
         if name not in there:

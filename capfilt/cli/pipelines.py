@@ -85,15 +85,17 @@ def _plan(args: argparse.Namespace) -> int:
     from capfilt.config.load import load_pipeline
     from capfilt.engine.plan import make_plan, out_of
     from capfilt.engine.plan_view import describe, render
-    from capfilt.engine.preflight import lacking
+    from capfilt.engine.preflight import missing_requirements
     from capfilt.errors import CapfiltError
+    from capfilt.store.run_folder import RunFolder
 
     pipeline = load_pipeline(args.pipeline, args.set)
-    missing = lacking(pipeline)
+    missing = missing_requirements(pipeline)
     try:
         if pipeline.trains:
             return _plan_rounds(pipeline, args, missing)
-        found = describe(make_plan(pipeline, out_of(pipeline, args.out)))
+        folder = RunFolder(out_of(pipeline, args.out))
+        found = describe(make_plan(pipeline, folder), folder)
     except CapfiltError as error:
         if missing:
             raise type(error)("\n".join([*_lacks(missing), str(error)])) from error

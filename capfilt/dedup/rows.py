@@ -14,7 +14,7 @@ from capfilt.dedup.groups import KINDS, Marks
 from capfilt.dedup.hamming import Codes
 from capfilt.dedup.links import Ints, Mask
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import Column, arrow
+from capfilt.store.schema import PAIRS, ShardTable, arrow
 from capfilt.store.shards import ShardWriter, table
 
 _KINDS = np.array([*KINDS, "key"])
@@ -41,7 +41,7 @@ class Rows:
 
 def read(layout: RunLayout) -> Rows:
     """Every pairs shard's rows. Raises DataError for a damaged shard."""
-    parts = [_arrays(table(layout.shard("ingest", shard), _COLUMNS)) for shard in range(len(layout.shards))]
+    parts = [_arrays(table(layout.shard(PAIRS, shard), _COLUMNS)) for shard in range(len(layout.shards))]
     uid, human, ok, pixels, phash = (np.concatenate(column) for column in zip(*parts, strict=True))
     repeated = np.ones(len(uid), dtype=bool)
     repeated[np.unique(uid, return_index=True)[1]] = False
@@ -71,8 +71,7 @@ def ranked(rows: Rows, *merits: NDArray[np.float32]) -> Ints:
 
 def write(
     layout: RunLayout,
-    stage: str,
-    columns: tuple[Column, ...],
+    kind: ShardTable,
     rows: Rows,
     order: Ints,
     marks: Marks,
@@ -82,21 +81,20 @@ def write(
 
     Args:
         layout: whose.
-        stage: its name.
-        columns: NEAR or DEDUP.
+        kind: NEAR or DEDUP.
         rows: N rows.
         order: as `ranked` gave it, (R,).
         marks: of these R.
         contaminates: N labels, for DEDUP.
     """
-    target, kind, similarity = _spread(rows, order, marks)
+    target, reason, similarity = _spread(rows, order, marks)
     start = 0
     for shard, count in enumerate(rows.counts):
         part = slice(start, start := start + count)
-        table_ = _table(rows.uid[part], rows.uid[target[part]], kind[part], similarity[part])
+        table_ = _table(rows.uid[part], rows.uid[target[part]], reason[part], similarity[part])
         if contaminates is not None:
             table_ = table_.append_column("contaminates", pa.array(contaminates[part], pa.string()))
-        with ShardWriter(layout.shard(stage, shard), arrow(columns)) as writer:
+        with ShardWriter(layout.shard(kind, shard), arrow(kind)) as writer:
             writer.write_table(table_)
 
 

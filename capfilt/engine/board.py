@@ -1,25 +1,29 @@
-"""Runs a plan: in this process, or on Ray by actors that are given shards whose inputs exist.
+"""The scheduler's board: which tasks may start, which run, which are finished; constant work per finished task.
 
-Why an own loop (measured on ray 2.60): ActorPool loses the shard of a killed actor even with max_restarts=-1; Ray Data
-and max_task_retries=-1 lose nothing but try a shard that kills its worker for ever. Here a shard whose worker dies is
-given to a fresh one, three times in all; then the rows that kill are found by halving and left out by position.
-Only paths and positions travel; the shard file is the checkpoint.
+A task waits for products: (stage, index) pairs of its inputs that are not there yet. It counts them; whatever finishes
+a product lowers the counts of the tasks that wait for it, and a task whose count reaches zero becomes ready. Nothing is
+searched, so the cost of a run's scheduling grows with its tasks and not with their square.
 """
 
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from capfilt.engine.steps import Plan, Step
+from capfilt.engine.steps import Plan, WorkGroup
 
 TRIES = 3
-"""Workers that may die on a shard before its rows are suspected."""
+"""Workers that may die on a task before its rows are suspected."""
+
+Product = tuple[str, int]
+"""(stage, index): what a finished task has written."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """One finished piece of work."""
+    """One finished task."""
 
     stage: str
+    """Name of its group: a stage, or fused stages."""
     shard: int
     seconds: float
     poison: tuple[int, ...] = ()
@@ -29,69 +33,90 @@ class Done:
 Progress = Callable[[Done], None]
 
 
-class Board:
-    """What is to do, in which order it may be done, and what is finished."""
+class TaskBoard:
+    """What is left to do in a plan, and in which order it may be done."""
 
     def __init__(self, plan: Plan) -> None:
-        self.steps = {step.name: step for step in plan.work}
-        self.todo = {step.name: list(step.todo) for step in plan.work}
-        self._open = {step.name: set(step.todo) for step in plan.work}
+        self.groups = {group.name: group for group in plan.groups}
+        self._todo = {step.name: step.todo for step in plan.steps}
+        self._whole = {step.name for step in plan.steps if step.whole}
+        self._missing = {(step.name, index) for step in plan.steps for index in step.todo}
+        self._waiting: dict[Product, list[tuple[str, int]]] = defaultdict(list)
+        self._counts: dict[tuple[str, int], int] = {}
+        self._ready: dict[str, deque[int]] = {name: deque() for name in self.groups}
+        self._open = dict.fromkeys(self.groups, 0)
+        for group in self.groups.values():
+            for index in group.todo:
+                self._add(group, index)
 
-    def ready(self, stage: str) -> list[int]:
-        """Shards of a stage that nobody has taken and whose inputs exist."""
-        return [shard for shard in self.todo[stage] if self._fed(self.steps[stage], shard)]
+    def ready(self, name: str) -> deque[int]:
+        """Return the tasks of a group that nobody has taken and whose inputs exist, in the order to take them."""
+        return self._ready[name]
 
-    def _fed(self, step: Step, shard: int) -> bool:
-        for name in step.stage.inputs:
-            open_ = self._unmade(name)
-            barrier = "all" in (step.stage.scope, self.steps[name].stage.scope if open_ else "")
-            if open_ if barrier else shard in open_:
-                return False
-        return True
-
-    def _unmade(self, stage: str) -> set[int]:
-        """Shards of a stage that are not there yet, whoever makes them."""
-        makers = (name for name, step in self.steps.items() if stage in step.makes)
-        return set[int]().union(*(self._open[name] for name in makers))
-
-    def part(self, stage: str, shard: int) -> None:
-        """A shard that one step would make for two stages is left to them."""
-        self._open[stage].discard(shard)
-        for name in self.steps[stage].makes:
-            self.todo[name].insert(0, shard)
-            self._open[name].add(shard)
-
-    def take(self, stage: str, shard: int) -> None:
-        """Somebody works on it."""
-        self.todo[stage].remove(shard)
-
-    def put_back(self, stage: str, shard: int) -> None:
-        """Nobody does any more."""
-        self.todo[stage].insert(0, shard)
-
-    def finish(self, stage: str, shard: int) -> None:
-        """Its file is there."""
-        self._open[stage].discard(shard)
-
-    def left(self, stage: str) -> bool:
-        """Something of the stage is not finished."""
-        return bool(self._open[stage])
+    def left(self, name: str) -> bool:
+        """Return whether a task of the group is not finished."""
+        return self._open[name] > 0
 
     @property
     def finished(self) -> bool:
-        """Everything is."""
+        """Whether every task is."""
         return not any(self._open.values())
+
+    def take(self, name: str) -> int:
+        """Take the next ready task of a group."""
+        return self._ready[name].popleft()
+
+    def put_back(self, name: str, index: int) -> None:
+        """Make a taken task the next to be taken again."""
+        self._ready[name].appendleft(index)
+
+    def finish(self, name: str, index: int) -> None:
+        """Note that a task's output exists."""
+        self._open[name] -= 1
+        for step in self.groups[name].steps:
+            product = step.name, index
+            self._missing.discard(product)
+            for task in self._waiting.pop(product, ()):
+                self._counts[task] -= 1
+                if self._counts[task] == 0:
+                    self._ready[task[0]].append(task[1])
+
+    def split(self, name: str, index: int) -> None:
+        """Replace a task of fused stages by one task of each of its stages."""
+        self._open[name] -= 1
+        for step in self.groups[name].steps:
+            self._add(self.groups[step.name], index, first=True)
+
+    def _add(self, group: WorkGroup, index: int, first: bool = False) -> None:
+        self._open[group.name] += 1
+        task, count = (group.name, index), 0
+        for product in self._needs(group, index):
+            if product in self._missing:
+                self._waiting[product].append(task)
+                count += 1
+        self._counts[task] = count
+        if not count:
+            ready = self._ready[group.name]
+            (ready.appendleft if first else ready.append)(index)
+
+    def _needs(self, group: WorkGroup, index: int) -> Iterator[Product]:
+        """Yield what a task reads, as far as this run makes it."""
+        for name in group.inputs:
+            if group.whole or name in self._whole:
+                yield from ((name, i) for i in self._todo.get(name, ()))
+            else:
+                yield name, index
 
 
 def explain(stage: str, shard: int, error: BaseException) -> str:
-    """For an error of the machine, not of the data."""
+    """Return the message for an error of the machine, not of the data."""
     return (
         f"{stage}, shard {shard}: {type(error).__name__}: {error}; "
-        "finished shards stay: mend it and give the same command again"
+        "finished shards stay: repair it and give the same command again"
     )
 
 
 def halve(rows: range) -> tuple[range, range]:
-    """The two halves of a range of row positions."""
+    """Return the two halves of a range of row positions."""
     middle = rows.start + len(rows) // 2
     return range(rows.start, middle), range(middle, rows.stop)

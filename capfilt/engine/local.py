@@ -1,4 +1,4 @@
-"""Runs a plan in this process."""
+"""Runs a plan in this process, one task after another."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +8,27 @@ from capfilt.engine.board import Done, Progress, explain
 from capfilt.engine.steps import Plan
 from capfilt.engine.worker import Worker
 from capfilt.errors import RunError
+from capfilt.stages.base import Task
 
 
 def run_local(plan: Plan, progress: Progress) -> None:
-    """Every stage in turn in this process. A row that kills its worker kills this process: use Ray for such data."""
-    for step in plan.work:
-        worker = Worker(step.stage, plan.layout)
-        for shard in step.todo:
+    """Run every group in turn. A row that kills its worker kills this process: use Ray for such data.
+
+    Raises:
+        CapfiltError: as the stages do. RunError: the machine cannot go on (disk full, out of memory).
+    """
+    for group in plan.groups:
+        worker = Worker(group.worker, tuple(step.stage for step in group.steps), plan.layout)
+        for index in group.todo:
             started = monotonic()
-            with told(step.name, shard):
-                worker.process(shard)
-            progress(Done(step.name, shard, monotonic() - started))
+            with machine_errors(group.name, index):
+                worker.process(Task(index))
+            progress(Done(group.name, index, monotonic() - started))
 
 
 @contextmanager
-def told(stage: str, shard: int) -> Iterator[None]:
-    """Turns what the machine raises inside the block into a RunError that says where and what to do."""
+def machine_errors(stage: str, shard: int) -> Iterator[None]:
+    """Turn an error of the machine inside the block into a RunError that says where, and what to do."""
     try:
         yield
     except (OSError, MemoryError) as error:

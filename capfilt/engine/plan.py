@@ -1,149 +1,157 @@
-"""What a run will do: its stages in order, their fingerprints, which shards are there and why others are not.
-
-`capfilt retry` makes another folder of pairs beside the first, and from there on everything again, but for shards of
-captions and scores whose inputs are the same files (`capfilt.engine.reuse`).
+"""What a run will do: its stages in order, their fingerprints, which shards exist and why others are missing.
 
 A fingerprint is made from the stage's version, what of the pipeline determines its output, the digest of its weights
 and the fingerprints of its inputs; it names the stage's folder, so that a changed setting never mixes with old output.
-`pairs` alone has no fingerprint in its name: a run is a run over one ingestion, and another one is refused.
+The folder of the stage that reads the sources (`pairs`) has no fingerprint in its name: a run is a run over one
+ingestion, and another one is refused. `capfilt retry` makes another folder of pairs beside the first, and from there on
+everything again, but for shards of captions and scores whose inputs are the same files (`capfilt.engine.reuse`).
 """
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from capfilt.config.pipeline import ModelSettings, Pipeline
+from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import source_name
 from capfilt.engine.steps import Plan, Step
 from capfilt.errors import ConfigError
 from capfilt.models.digest import weights_digest
 from capfilt.sources import open_source
-from capfilt.stages.base import Stage
-from capfilt.stages.caption import CaptionStage
-from capfilt.stages.dedup import DedupStage
-from capfilt.stages.emit import EmitStage
-from capfilt.stages.ingest import IngestStage
-from capfilt.stages.near import NearStage
-from capfilt.stages.score import ScoreStage
-from capfilt.stages.select import SelectStage
+from capfilt.stages.base import Stage, StageSpec
+from capfilt.stages.catalog import STAGES
 from capfilt.store.fingerprint import changes, fingerprint
 from capfilt.store.layout import RunLayout, ShardSpec
-from capfilt.store.run_folder import read_json
-
-STAGES: tuple[type[Stage], ...] = (IngestStage, NearStage, CaptionStage, ScoreStage, DedupStage, SelectStage, EmitStage)
-"""In the order in which a row passes them."""
-_FOLDERS = {"select": "candidates-{}", "emit": "dataset"}
+from capfilt.store.run_folder import RunFolder, read_json
 
 
 def out_of(pipeline: Pipeline, out: str | Path | None) -> Path:
-    """The run's folder: as given, or that of `base`, or runs/<name>."""
+    """Return the run's folder: as given, or that of `base`, or runs/<name>."""
     return Path(out or pipeline.base or Path("runs") / pipeline.name)
 
 
-def make_plan(pipeline: Pipeline, run: Path, last: RunLayout | None = None) -> Plan:
-    """Opens the sources and reads the models' files; runs nothing, writes nothing.
+def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = None) -> Plan:
+    """Open the sources and read the models' files; run nothing, write nothing.
 
     Args:
-        pipeline: the pipeline.
-        run: its folder; need not exist.
-        last: the run's last layout, for a plan that takes `pairs` and the weights as they are and reads neither again.
+        pipeline: what to run.
+        folder: the run's folder; it need not exist.
+        last: the run's last layout, for a plan that takes pairs and weights as they are and reads neither again.
 
     Raises:
-        ConfigError: a source or model that is not there, or a `pairs` folder made otherwise.
+        ConfigError: a source or model that does not exist, or a `pairs` folder made otherwise.
     """
-    run = run.resolve()
+    check_resources(pipeline)
     if last is None:
-        units, identity = _look_at_sources(pipeline, run)
+        shards, identity = _look_at_sources(pipeline, folder.path)
     else:
-        units, identity = last.shards, None
+        shards, identity = last.shards, None
     digests = _digests(pipeline, last)
-    known = (read_json(run / "run.json") or {}).get("materials", {})
-    folders: dict[str, str] = {}
-    prints: dict[str, str] = {}
-    steps = []
-    again = retries(run)
-    for stage in STAGES:
-        settings = stage.settings(pipeline)
-        if settings is None:
-            continue
-        material = {
-            "version": stage.version,
-            "settings": settings,
-            "weights": digests.get(stage.name),
-            "inputs": {name: prints[name] for name in stage.inputs if name in prints},
-        }
-        if stage.name == "ingest":
-            material = _pairs_material(material, identity, run) | ({"retry": again} if again else {})
-        prints[stage.name] = fingerprint(material)
-        folders[stage.name] = _FOLDERS.get(stage.name, stage.name + "-{}").format(prints[stage.name])
-        folders["ingest"] = pairs_folder(again)
-        layout = RunLayout(pipeline, run, units, dict(folders), digests, pairs_folder(again - 1) if again else None)
-        todo = _todo(layout, stage, prints[stage.name])
-        why = _why(layout, stage, todo, known.get(stage.name), material)
-        steps.append(Step(stage, prints[stage.name], material, todo, why))
-    return Plan(layout, tuple(steps))
+    inputs = _fingerprint_inputs(pipeline, folder, digests, identity)
+    prints = {name: fingerprint(found) for name, found in inputs.items()}
+    specs = {stage.spec.name: stage.spec for stage in STAGES}
+    folders = {name: _folder(specs[name], prints[name], folder.retries) for name in inputs}
+    previous = _folder(STAGES[0].spec, "", folder.retries - 1) if folder.retries else None
+    layout = RunLayout(pipeline, folder.path, shards, folders, digests, prints, previous)
+    known = folder.facts.get("materials", {})
+    stages = [stage for stage in STAGES if stage.spec.name in inputs]
+    return Plan(layout, tuple(_step(layout, stage, inputs[stage.spec.name], known) for stage in stages))
 
 
-def retries(run: Path) -> int:
-    """How many times `capfilt retry` was asked of a run."""
-    return int((read_json(run / "retry.json") or {}).get("times", 0))
+def check_resources(pipeline: Pipeline) -> None:
+    """Raise ConfigError for `resources` of a stage that does not exist."""
+    names = [stage.spec.name for stage in STAGES]
+    for name in pipeline.resources:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"stages are {', '.join(names)}"
+            raise ConfigError(f"resources.{name}: no such stage; {hint}")
 
 
-def pairs_folder(times: int) -> str:
-    """pairs, pairs-retry1, ..."""
-    return f"pairs-retry{times}" if times else "pairs"
+def _folder(spec: StageSpec, print_: str, retries: int) -> str:
+    """Name a stage's folder: pairs, pairs-retry1, caption-<fp>, ..."""
+    again = f"-retry{retries}" if retries and not spec.inputs else ""
+    return spec.output.folder_name(print_) + again
 
 
 def _look_at_sources(pipeline: Pipeline, run: Path) -> tuple[tuple[ShardSpec, ...], list[Any]]:
     readers = [(source_name(source), open_source(source, pipeline.ingest, run)) for source in pipeline.sources]
-    units = tuple(unit for _, reader in readers for unit in reader.shard_specs(pipeline.ingest.rows_per_shard))
-    return units, [[name, reader.identity()] for name, reader in readers]
+    specs = tuple(spec for _, reader in readers for spec in reader.shard_specs(pipeline.ingest.rows_per_shard))
+    return specs, [[name, reader.identity()] for name, reader in readers]
 
 
 def _digests(pipeline: Pipeline, last: RunLayout | None) -> dict[str, str]:
-    """Of each model's weights; those that the last layout has under the same settings are not read again."""
+    """Digest each stage's weights; those that the last layout has under the same settings are not read again."""
     found = {}
-    for name in ("caption", "score"):
-        use: ModelSettings | None = getattr(pipeline, name)
-        if use is not None and last is not None and use == getattr(last.pipeline, name):
-            found[name] = last.digests[name]
+    for spec in (stage.spec for stage in STAGES):
+        use = spec.model(pipeline)
+        if use is not None and last is not None and use == spec.model(last.pipeline):
+            found[spec.name] = last.digests[spec.name]
         elif use is not None:
-            found[name] = weights_digest(use.model, use.revision, use.tokenizer)
+            found[spec.name] = weights_digest(use.model, use.revision, use.tokenizer)
     return found
 
 
-def _pairs_material(material: dict[str, Any], identity: list[Any] | None, run: Path) -> dict[str, Any]:
-    """With the sources' identity; refused where `pairs` was made from another one."""
-    found = read_json(run / "pairs" / "fingerprint.json")
+def _fingerprint_inputs(
+    pipeline: Pipeline, folder: RunFolder, digests: dict[str, str], identity: list[Any] | None
+) -> dict[str, dict[str, Any]]:
+    """Stage -> what its fingerprint is made from; stages that the pipeline leaves out are missing."""
+    found: dict[str, dict[str, Any]] = {}
+    for spec in (stage.spec for stage in STAGES):
+        settings = spec.settings(pipeline)
+        if settings is None:
+            continue
+        own = {
+            "version": spec.version,
+            "settings": settings,
+            "weights": digests.get(spec.name),
+            "inputs": {one.stage: fingerprint(found[one.stage]) for one in spec.inputs if one.stage in found},
+        }
+        if not spec.inputs:
+            own = _with_sources(own, identity, folder.path / spec.output.folder)
+            own |= {"retry": folder.retries} if folder.retries else {}
+        found[spec.name] = own
+    return found
+
+
+def _with_sources(own: dict[str, Any], identity: list[Any] | None, pairs: Path) -> dict[str, Any]:
+    """Add the sources' identity. Raises ConfigError where `pairs` was made from another one."""
+    found = read_json(pairs / "fingerprint.json")
     if identity is None:
         if found is None:
-            raise ConfigError(f"{run}: no pairs there; `capfilt run` makes them")
+            raise ConfigError(f"{pairs.parent}: no pairs there; `capfilt run` makes them")
         return found
-    material = {**material, "sources": identity}
-    if found is not None and found != material:
-        told = "\n  ".join(changes(found, material))
+    own = {**own, "sources": identity}
+    if found is not None and found != own:
+        differences = "\n  ".join(changes(found, own))
         raise ConfigError(
-            f"{run}/pairs was made from other input or settings:\n  {told}\n"
-            f"take another --out, or remove {run} to begin again"
+            f"{pairs} was made from other input or settings:\n  {differences}\n"
+            f"take another --out, or remove {pairs.parent} to begin again"
         )
-    return material
+    return own
 
 
-def _todo(layout: RunLayout, stage: type[Stage], print_: str) -> tuple[int, ...]:
-    if stage.name == "emit":
-        return () if (read_json(layout.run / "dataset.json") or {}).get("fingerprint") == print_ else (0,)
-    missing = tuple(i for i in range(len(layout.shards)) if not layout.shard(stage.name, i).is_file())
-    return missing if stage.scope == "shard" else missing[:1] and (0,)
+def _step(layout: RunLayout, stage: type[Stage], inputs: dict[str, Any], known: dict[str, Any]) -> Step:
+    name = stage.spec.name
+    todo = _todo(layout, stage.spec)
+    return Step(stage, layout.fingerprints[name], inputs, todo, _why(layout, stage.spec, todo, known.get(name), inputs))
 
 
-def _why(layout: RunLayout, stage: type[Stage], todo: Sequence[int], known: Any, material: dict[str, Any]) -> str:
+def _todo(layout: RunLayout, spec: StageSpec) -> tuple[int, ...]:
+    if spec.table is None:
+        return () if spec.finished(layout, layout.fingerprints[spec.name]) else (0,)
+    missing = tuple(i for i in range(len(layout.shards)) if not layout.shard(spec.name, i).is_file())
+    return missing if spec.tasks == "per shard" else missing[:1] and (0,)
+
+
+def _why(layout: RunLayout, spec: StageSpec, todo: Sequence[int], known: Any, inputs: dict[str, Any]) -> str:
     if not todo:
         return "done"
     if known is None:
         return "new"
-    if known != material:
-        own = changes(known | {"inputs": None}, material | {"inputs": None})
+    if known != inputs:
+        own = changes(known | {"inputs": None}, inputs | {"inputs": None})
         before = known.get("inputs", {})
-        fed = [name for name, print_ in material["inputs"].items() if before.get(name) != print_]
-        return "; ".join(own + ([f"{' and '.join(fed)} changed"] if fed else []))
-    return "unfinished" if stage.scope == "all" else f"{len(todo)} of {len(layout.shards)} shards are missing"
+        changed = [name for name, print_ in inputs["inputs"].items() if before.get(name) != print_]
+        return "; ".join(own + ([f"{' and '.join(changed)} changed"] if changed else []))
+    return "unfinished" if spec.tasks == "one" else f"{len(todo)} of {len(layout.shards)} shards are missing"

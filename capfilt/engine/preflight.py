@@ -1,4 +1,4 @@
-"""What this machine lacks for a pipeline, found before anything starts: network, hub, GPU, packages.
+"""Preflight checks: what this machine is missing for a pipeline, found before anything starts.
 
 Nothing is downloaded: names are looked up, files and caches are looked for.
 """
@@ -13,16 +13,17 @@ from capfilt.config.pipeline import ModelSettings, Pipeline
 from capfilt.config.source import Source, source_name
 from capfilt.models.hub import endpoint, is_here
 from capfilt.sources.url_list.files import EXTRAS, PACKAGES
+from capfilt.stages.catalog import STAGES
 
 PUBLIC = "example.com"
 """A name that the whole internet knows."""
 
 
-def lacking(pipeline: Pipeline) -> list[str]:
-    """One line a thing that is missing, with what to do; empty where all is there."""
+def missing_requirements(pipeline: Pipeline) -> list[str]:
+    """Return one line per missing thing (network, hub, GPU, package) with what to do; empty where all is there."""
     lines = [line for source in pipeline.sources if source.type == "urls" for line in _source(source)]
-    for key, use in (("caption", pipeline.caption), ("score", pipeline.score)):
-        lines += [] if use is None else [*_model(key, use)]
+    for key, use in _models(pipeline):
+        lines += _model(key, use)
     return [*lines, *_gpus(pipeline)]
 
 
@@ -41,6 +42,12 @@ def _source(source: Source) -> Iterator[str]:
         yield f"network: {host} of {name}.path has no address here; bring the list: --set sources.0.path=FILE"
 
 
+def _models(pipeline: Pipeline) -> list[tuple[str, ModelSettings]]:
+    """Return the stages that load a model, with its settings."""
+    found = [(stage.spec.name, stage.spec.model(pipeline)) for stage in STAGES]
+    return [(name, use) for name, use in found if use is not None]
+
+
 def _model(key: str, use: ModelSettings) -> Iterator[str]:
     if not is_here(use.model, use.revision) and not resolves(endpoint()):
         yield (
@@ -50,7 +57,7 @@ def _model(key: str, use: ModelSettings) -> Iterator[str]:
 
 
 def _gpus(pipeline: Pipeline) -> Iterator[str]:
-    """A cluster's GPUs are its own affair."""
+    """Check this machine's GPUs; those of a cluster at RAY_ADDRESS are not known before it is asked."""
     if os.environ.get("RAY_ADDRESS"):
         return
     import torch
@@ -62,8 +69,8 @@ def _gpus(pipeline: Pipeline) -> Iterator[str]:
                 f"GPU: resources.{stage} asks for {need.num_gpus:g}, this machine has {count}; set RAY_ADDRESS to a "
                 f"cluster with GPUs, or --set resources={{}} to run on CPU"
             )
-    for key, use in (("caption", pipeline.caption), ("score", pipeline.score)):
-        if use is not None and use.device == "cuda" and not count:
+    for key, use in _models(pipeline):
+        if use.device == "cuda" and not count:
             yield f"GPU: {key}.device is cuda; --set {key}.device=cpu runs it on the CPU, slowly"
 
 

@@ -1,8 +1,8 @@
-"""Captions and scores that need not be made again: an earlier shard made the same way from the same input files.
+"""Shards that need not be computed again: an earlier shard with the same settings from the same input files.
 
 After `capfilt retry` a few rows are new, and with them every fingerprint; but a shard whose pairs and marks are the
-same bytes would only cost the models the same work again. Compared are the settings, weights and version in both
-folders' fingerprint.json, and the sha256 of every input shard.
+same bytes would cost the models the same work for the same result. Compared are the settings, weights and version in
+both folders' fingerprint.json, and the sha256 of every input shard.
 """
 
 from collections.abc import Iterator
@@ -10,61 +10,61 @@ from pathlib import Path
 from typing import Any
 
 from capfilt.errors import DataError
-from capfilt.stages.base import Stage, parts
+from capfilt.stages.base import StageSpec
 from capfilt.store.fingerprint import fingerprint
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import read_json
-from capfilt.store.shards import manifest, same_shard, shard_name
+from capfilt.store.shards import link_shard, manifest, shard_name
 
 
-def reuse(layout: RunLayout, stage: type[Stage], shard: int) -> bool:
-    """Whether an earlier folder had this shard; then it has its second name in the job's own folder."""
-    return all(_again(layout, part, shard) for part in parts(stage))
+def reuse(layout: RunLayout, spec: StageSpec, shard: int) -> bool:
+    """Hard-link the shard from an earlier folder whose inputs are identical. Return whether it was linked.
 
-
-def _again(layout: RunLayout, stage: type[Stage], shard: int) -> bool:
-    if stage.name not in layout.digests:
+    Only stages that run a model are worth it.
+    """
+    if spec.name not in layout.digests:
         return False
-    own = read_json(layout.folder(stage.name) / "fingerprint.json") or {}
+    own = read_json(layout.folder(spec.name) / "fingerprint.json") or {}
     want = _hashes([*map(layout.folder, _inputs(own))], shard)
-    for folder, material in _earlier(layout, stage.name, own):
-        inputs = [_made(layout.run, name, print_) for name, print_ in _inputs(material).items()]
-        there = (folder / shard_name(shard)).is_file()
-        if there and want is not None and _hashes(inputs, shard) == want:
-            same_shard(folder / shard_name(shard), layout.shard(stage.name, shard))
+    for folder, earlier in _earlier(layout, spec, own):
+        inputs = [_folder_of(layout.run, spec, name, print_) for name, print_ in _inputs(earlier).items()]
+        exists = (folder / shard_name(shard)).is_file()
+        if exists and want is not None and _hashes(inputs, shard) == want:
+            link_shard(folder / shard_name(shard), layout.shard(spec.name, shard))
             return True
     return False
 
 
-def _earlier(layout: RunLayout, stage: str, own: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folders of the stage that were made the same way from other inputs."""
-    for folder in sorted(layout.run.glob(f"{stage}-*")):
-        material = read_json(folder / "fingerprint.json") or {}
-        alike = {**own, "inputs": None} == {**material, "inputs": None} and [*_inputs(own)] == [*_inputs(material)]
-        if alike and folder != layout.folder(stage):
-            yield folder, material
+def _earlier(layout: RunLayout, spec: StageSpec, own: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the stage's folders, with their fingerprint inputs, that differ from its own in the inputs alone."""
+    for folder in sorted(layout.run.glob(spec.output.folder_name("*"))):
+        found = read_json(folder / "fingerprint.json") or {}
+        alike = {**own, "inputs": None} == {**found, "inputs": None} and [*_inputs(own)] == [*_inputs(found)]
+        if alike and folder != layout.folder(spec.name):
+            yield folder, found
 
 
-def _inputs(material: dict[str, Any]) -> dict[str, str]:
-    """Stage -> fingerprint, sorted by stage."""
-    return dict(sorted(material.get("inputs", {}).items()))
+def _inputs(fingerprint_inputs: dict[str, Any]) -> dict[str, str]:
+    """Return stage -> fingerprint, sorted by stage."""
+    return dict(sorted(fingerprint_inputs.get("inputs", {}).items()))
 
 
-def _made(run: Path, stage: str, print_: str) -> Path | None:
-    """The folder with that fingerprint."""
-    if stage != "ingest":
-        return run / f"{stage}-{print_}"
-    found = (folder for folder in sorted(run.glob("pairs*")) if _print(folder) == print_)
+def _folder_of(run: Path, spec: StageSpec, stage: str, print_: str) -> Path | None:
+    """Return the folder of an input with that fingerprint; one without it in its name is found by fingerprint.json."""
+    output = next(one for one in spec.inputs if one.stage == stage)
+    if "{}" in output.folder_name("{}"):
+        return run / output.folder_name(print_)
+    found = (folder for folder in sorted(run.glob(output.folder + "*")) if _print(folder) == print_)
     return next(found, None)
 
 
 def _print(folder: Path) -> str | None:
-    material = read_json(folder / "fingerprint.json")
-    return None if material is None else fingerprint(material)
+    found = read_json(folder / "fingerprint.json")
+    return None if found is None else fingerprint(found)
 
 
 def _hashes(folders: list[Path | None], shard: int) -> list[str] | None:
-    """sha256 of the folders' shards of that index; None if one is not there."""
+    """Return the sha256 of the folders' shards of that index; None if one is not there."""
     try:
         return [manifest(folder / shard_name(shard))["sha256"] for folder in folders if folder is not None]
     except DataError:

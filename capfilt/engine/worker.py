@@ -1,23 +1,27 @@
-"""One worker of one stage, in this process or in an actor. Imports no model: a downloading worker needs no torch."""
+"""One worker of one group of tasks, in this process or in a Ray actor. It imports no torch: downloading needs none."""
 
 from capfilt.engine.reuse import reuse
-from capfilt.stages.base import NOTHING, Stage
+from capfilt.stages.base import FusedStage, Stage, Task
 from capfilt.store.layout import RunLayout
+
+Parts = tuple[type[Stage], ...]
 
 
 class Worker:
-    """The stage is made at the first shard that it has to make: what is wrong with a model is told as such."""
+    """Create the stage on the first task to compute, so that a model that cannot be loaded raises its own error."""
 
-    def __init__(self, stage: type[Stage], layout: RunLayout) -> None:
-        self._made: Stage | None = None
-        self._stage, self._layout = stage, layout
+    def __init__(self, stage: type[Stage] | type[FusedStage], parts: Parts, layout: RunLayout) -> None:
+        """Keep what is needed to create the stage; `parts`: the stages whose shards it writes."""
+        self._stage, self._parts, self._layout = stage, parts, layout
+        self._ready: Stage | FusedStage | None = None
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        """As `Stage.process`, but for a shard that is there under another fingerprint."""
-        if not skip and only is None and reuse(self._layout, self._stage, shard):
+    def process(self, task: Task) -> None:
+        """Do a task as `Stage.process`, or link its shards from an earlier folder with identical inputs."""
+        everything = not task.rows.quarantined and not task.rows.dry
+        if everything and all(reuse(self._layout, part.spec, task.index) for part in self._parts):
             return
-        if self._made is None:
+        if self._ready is None:
             stage = self._stage(self._layout)
             stage.setup()
-            self._made = stage
-        self._made.process(shard, skip, only)
+            self._ready = stage
+        self._ready.process(task)

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -27,7 +26,9 @@ from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.precision import apply_precision
 from capfilt.models.device import pick_device
 from capfilt.store.layout import RunLayout
-from capfilt.store.shards import ShardWriter, batches
+from capfilt.store.row_filter import RowFilter
+from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, ShardTable, StageOutput
+from capfilt.store.shards import batches
 from capfilt.store.sidecars import KILLED
 
 Record = dict[str, Any]
@@ -39,7 +40,7 @@ AHEAD = 2
 """Batches that may wait for it."""
 
 _READ = 32
-_COLUMNS = {"ingest": ("role", "text", "image", "status"), "near": ("duplicate_of",), "caption": ("captions",)}
+_COLUMNS = {PAIRS: ("role", "text", "image", "status"), NEAR: ("duplicate_of",), CAPTIONS: ("captions",)}
 
 
 @dataclass
@@ -84,17 +85,21 @@ def load_model(use: ModelSettings, role: str) -> Blip:
     return apply_precision(blip, use.precision)
 
 
-def aligned(layout: RunLayout, shard: int, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Record]]:
-    """Rows of one shard of several stages side by side, streamed: stage -> its columns and uid. The first stage leads.
+def aligned(
+    layout: RunLayout, shard: int, columns: Mapping[ShardTable, Sequence[str]]
+) -> Iterator[dict[ShardTable, Record]]:
+    """Stream the rows of one shard of several tables side by side: table -> its columns and uid. The first table leads.
 
-    A stage that the pipeline has not gives an empty record.
-    Raises DataError if a shard is damaged, or does not have the same uids in the same order.
+    A table that the pipeline does not have gives an empty record.
+
+    Raises:
+        DataError: a shard is damaged, or does not have the same uids in the same order.
     """
-    paths = {stage: layout.shard(stage, shard) for stage in columns if layout.has(stage)}
-    streams = [_records(path, ["uid", *columns[stage]]) for stage, path in paths.items()]
+    paths = {kind: layout.shard(kind, shard) for kind in columns if layout.has(kind)}
+    streams = [_records(path, ["uid", *columns[kind]]) for kind, path in paths.items()]
     for position, records in enumerate(zip_longest(*streams, fillvalue={})):
         _check_uids(position, records, list(paths.values()))
-        yield {stage: {} for stage in columns} | dict(zip(paths, records, strict=True))
+        yield {kind: {} for kind in columns} | dict(zip(paths, records, strict=True))
 
 
 def _records(path: Path, columns: list[str]) -> Iterator[Record]:
@@ -113,35 +118,35 @@ def _check_uids(position: int, records: tuple[Record, ...], paths: list[Path]) -
 
 
 def read_rows(
-    layout: RunLayout, shard: int, inputs: Sequence[str], roles: Sequence[str], skip: frozenset[int], only: range | None
+    layout: RunLayout, shard: int, inputs: Sequence[StageOutput], roles: Sequence[str], rows: RowFilter
 ) -> Iterator[Row]:
-    """Rows of a shard, those of `only` or all; asked are those of `roles` that are ok and not marked as duplicates.
+    """Read the rows of a shard that the filter selects. Rows of `roles` that are ok and no marked duplicates are asked.
 
     Args:
-        layout: whose pairs and sidecars.
+        layout: the run.
         shard: index.
-        inputs: stages whose output is read.
+        inputs: tables to read, PAIRS first.
         roles: of web and human.
-        skip: positions of rows that kill their worker: failed, not touched.
-        only: these positions alone.
+        rows: which positions to read, and which to leave untouched as failed.
 
     Raises:
         DataError: as `aligned`.
     """
-    rows = enumerate(aligned(layout, shard, {stage: _COLUMNS[stage] for stage in inputs}))
-    for position, records in islice(rows, only.start, only.stop) if only is not None else rows:
+    for position, records in rows.select(
+        aligned(layout, shard, {kind: names for kind, names in _COLUMNS.items() if kind in inputs})
+    ):
         asked = _asked(records, roles, layout.pipeline.dedup.skip_models)
-        pairs, captions = records["ingest"], records.get("caption", {}).get("captions")
+        pairs, captions = records[PAIRS], records.get(CAPTIONS, {}).get("captions")
         status = "ok" if asked else "skipped"
         row = Row(position, pairs["uid"], pairs["role"], pairs["text"], captions, asked, status)
-        if position in skip:
+        if position in rows.quarantined:
             row.status, row.error = "failed", KILLED
         row.image = pairs["image"]["bytes"] if row.status == "ok" and pairs["image"] else None
         yield row
 
 
-def _asked(records: Mapping[str, Record], roles: Sequence[str], skip_marked: bool) -> bool:
-    pairs, mark = records["ingest"], records["near"].get("duplicate_of")
+def _asked(records: Mapping[ShardTable, Record], roles: Sequence[str], skip_marked: bool) -> bool:
+    pairs, mark = records[PAIRS], records[NEAR].get("duplicate_of")
     return pairs["role"] in roles and pairs["status"] == "ok" and not (skip_marked and mark is not None)
 
 
@@ -194,12 +199,3 @@ def _arrived(batch: list[Row], decoding: list[Future[None]], feeds: Sequence[Fee
 def pixels_of(rows: Sequence[Row], model: int = 0) -> Tensor:
     """(B, 3, S, S) float32 of rows with status ok, for a model of those that `model_batches` was given."""
     return together([row.pixels[model] for row in rows])
-
-
-def write_rows(path: Path, schema: pa.Schema, records: Iterable[Record], only: range | None) -> None:
-    """The shard, made as its records come; with `only` they are made and thrown away."""
-    if only is not None:
-        deque(records, maxlen=0)
-        return
-    with ShardWriter(path, schema) as writer:
-        writer.write(records)

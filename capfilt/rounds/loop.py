@@ -23,7 +23,7 @@ from capfilt.rounds.measure import measure
 from capfilt.rounds.training_set import TrainingSet, write_training_set
 from capfilt.rounds.trainings import Training, check, trainings
 from capfilt.store.fingerprint import canonical, fingerprint
-from capfilt.store.run_folder import locked, read_json
+from capfilt.store.run_folder import RunFolder, read_json
 from capfilt.store.shards import file_sha256, write_atomic
 
 SHARED = ("pairs", "lists")
@@ -64,7 +64,7 @@ def run_rounds(
     run, rounds = out_of(pipeline, out).resolve(), list[Round]()
     if (run / "run.json").exists():
         raise ConfigError(f"{run}: an ordinary run is there, and rounds have a folder each; take another --out")
-    with locked(run):
+    with RunFolder(run).locked():
         for number in range(1, pipeline.rounds + 1):
             last = rounds[-1].models if rounds else {}
             rounds.append(_Loop(pipeline, run, number, last, local, console or Console(quiet=True)).run())

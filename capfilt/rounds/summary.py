@@ -12,7 +12,7 @@ from capfilt.engine import plan_view
 from capfilt.engine.plan import make_plan, out_of
 from capfilt.rounds.loop import Round, of_round, round_folder
 from capfilt.rounds.trainings import STAGES, check
-from capfilt.store.run_folder import read_json
+from capfilt.store.run_folder import RunFolder, read_json
 
 
 def describe(pipeline: Pipeline, out: str | Path | None) -> dict[str, Any]:
@@ -22,7 +22,8 @@ def describe(pipeline: Pipeline, out: str | Path | None) -> dict[str, Any]:
     """
     check(pipeline)
     run = out_of(pipeline, out).resolve()
-    first = plan_view.describe(make_plan(of_round(pipeline, 1, {}), round_folder(run, 1)))
+    folder = RunFolder(round_folder(run, 1))
+    first = plan_view.describe(make_plan(of_round(pipeline, 1, {}), folder), folder)
     rounds = [_round(round_folder(run, number), number) for number in range(1, pipeline.rounds + 1)]
     return {"run": str(run), "pairs": first, "rounds": rounds}
 

@@ -14,7 +14,7 @@ from capfilt.errors import DataError
 from capfilt.selection.ledger import own_rows
 from capfilt.store.arrays import Bools, equal
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import ORIGINS
+from capfilt.store.schema import CANDIDATES, ORIGINS, PAIRS
 from capfilt.store.shards import manifest, table
 from capfilt.store.sidecars import objects
 
@@ -94,8 +94,8 @@ class _ShardCount:
     """One shard's rows and texts, checked to belong together."""
 
     def __init__(self, layout: RunLayout, shard: int) -> None:
-        self._layout, self._shard, self._path = layout, shard, layout.shard("select", shard)
-        self.pairs = table(layout.shard("ingest", shard), ["uid", "status", "format"])
+        self._layout, self._shard, self._path = layout, shard, layout.shard(CANDIDATES, shard)
+        self.pairs = table(layout.shard(PAIRS, shard), ["uid", "status", "format"])
         self.texts = table(self._path, ["uid", "text", "origin", "kept", "reason"])
         self.own, self.row = own_rows(self.texts["origin"])
         self.kept: Bools = self.texts["kept"].to_numpy()
@@ -103,7 +103,7 @@ class _ShardCount:
         self._check()
 
     def _check(self) -> None:
-        rows, counted = manifest(self._layout.shard("ingest", self._shard))["rows"], int(self.own.sum())
+        rows, counted = manifest(self._layout.shard(PAIRS, self._shard))["rows"], int(self.own.sum())
         if not rows == self.pairs.num_rows == counted:
             raise self._off(f"{rows} rows in, {counted} in the ledger")
         if rows and not (self.own[0] and self.pairs["uid"].take(self.row).equals(self.texts["uid"])):

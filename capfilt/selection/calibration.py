@@ -21,6 +21,7 @@ from capfilt.errors import ConfigError
 from capfilt.selection.policies import policy_of
 from capfilt.store.arrays import Floats, equal
 from capfilt.store.layout import RunLayout
+from capfilt.store.schema import PAIRS, SCORES
 from capfilt.store.shards import table
 from capfilt.store.sidecars import floats, objects, refused_rows, sidecar
 
@@ -111,8 +112,8 @@ def _kept(scores: Floats, thresholds: Floats) -> NDArray[np.float64]:
 
 def _scores(layout: RunLayout, shard: int) -> tuple[Floats, Floats]:
     """ITM of a shard's human texts beside their images, and beside another's."""
-    rows = table(layout.shard("ingest", shard), ["uid", "role", "status", "reason"])
+    rows = table(layout.shard(PAIRS, shard), ["uid", "role", "status", "reason"])
     human = equal(objects(rows["role"]), "human") & equal(refused_rows(layout, shard, rows), None)
-    score = sidecar(layout, "score", shard, ["web_itm", "mismatch_itm"], rows["uid"])
+    score = sidecar(layout, SCORES, shard, ["web_itm", "mismatch_itm"], rows["uid"])
     own, other = (floats(score[name])[human] for name in ("web_itm", "mismatch_itm"))
     return own[~np.isnan(own)], other[~np.isnan(other)]

@@ -15,6 +15,7 @@ from capfilt.selection.texts import Texts
 from capfilt.selection.verdicts import decide
 from capfilt.store.arrays import Bools, Floats, Reasons, equal
 from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CAPTIONS, PAIRS, SCORES
 from capfilt.store.shards import table
 from capfilt.store.sidecars import Captions, caption_scores, failed, floats, objects, refused_rows, sidecar
 
@@ -33,8 +34,8 @@ def candidates(layout: RunLayout, shard: int, select: SelectSettings) -> pa.Tabl
     Raises:
         DataError: a sidecar is damaged or does not belong to its pairs shard.
     """
-    rows = table(layout.shard("ingest", shard), ["uid", "role", "text", "status", "reason"])
-    captions = Captions.of(sidecar(layout, "caption", shard, ["captions"], rows["uid"])["captions"])
+    rows = table(layout.shard(PAIRS, shard), ["uid", "role", "text", "status", "reason"])
+    captions = Captions.of(sidecar(layout, CAPTIONS, shard, ["captions"], rows["uid"])["captions"])
     sample = np.concatenate([np.full(rows.num_rows, OWN_TEXT), captions.sample])
     image = np.concatenate([np.arange(rows.num_rows), captions.row])
     itc, itm = _scores(layout, shard, rows, captions)
@@ -44,7 +45,7 @@ def candidates(layout: RunLayout, shard: int, select: SelectSettings) -> pa.Tabl
     text = pa.concat_arrays([rows["text"].combine_chunks(), captions.text]).take(order)
     logprob = pa.concat_arrays([pa.nulls(rows.num_rows, pa.float32()), captions.logprob]).take(order)
     refused = _refused(layout, shard, rows, image, text)
-    unscored = failed(layout, "score", shard, rows["uid"])[image]
+    unscored = failed(layout, SCORES, shard, rows["uid"])[image]
     reasons = decide(Texts(image, origin, sample, itc, itm, refused, unscored), select)
     return pa.table(
         {
@@ -79,8 +80,8 @@ def own_rows(origin: pa.ChunkedArray) -> tuple[Bools, NDArray[np.int64]]:
 def _scores(layout: RunLayout, shard: int, rows: pa.Table, captions: Captions) -> list[Floats]:
     """Scores itc and itm of the rows' own texts followed by the captions', NaN where null."""
     names = ["web_itc", "web_itm", "caption_itc", "caption_itm"]
-    score = sidecar(layout, "score", shard, names, rows["uid"])
-    path = layout.shard("score", shard) if layout.has("score") else ""
+    score = sidecar(layout, SCORES, shard, names, rows["uid"])
+    path = layout.shard(SCORES, shard) if layout.has(SCORES) else ""
     return [
         np.concatenate([floats(score[f"web_{name}"]), caption_scores(score[f"caption_{name}"], captions, path)])
         for name in ("itc", "itm")
@@ -93,7 +94,7 @@ def _refused(layout: RunLayout, shard: int, rows: pa.Table, image: NDArray[np.in
     blank: Bools = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True).to_numpy(zero_copy_only=False)
     empty = blank & equal(refused, None)
     refused[empty] = "no_text"
-    refused[empty & failed(layout, "caption", shard, rows["uid"])[image]] = "caption_failed"
+    refused[empty & failed(layout, CAPTIONS, shard, rows["uid"])[image]] = "caption_failed"
     return refused
 
 
@@ -105,7 +106,7 @@ def _captioner_columns(layout: RunLayout, sample: NDArray[np.int64]) -> dict[str
     decodings = [decoding_json(use.decoding, use.seed, i) for i in range(int(sample.max(initial=OWN_TEXT)) + 1)]
     columns = {
         "model": [model_name(use.model)] * len(decodings),
-        "digest": [layout.digests["caption"]] * len(decodings),
+        "digest": [layout.digests[CAPTIONS.stage]] * len(decodings),
         "decoding": decodings,
     }
     place = pa.array(sample, mask=sample == OWN_TEXT)

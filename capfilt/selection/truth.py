@@ -15,6 +15,7 @@ from capfilt.selection.policies import JUDGED
 from capfilt.store.arrays import Bools, equal
 from capfilt.store.layout import RunLayout
 from capfilt.store.parquet import open_parquet, parquet_errors
+from capfilt.store.schema import CANDIDATES, PAIRS
 from capfilt.store.shards import table
 from capfilt.store.sidecars import objects
 
@@ -76,8 +77,8 @@ def _verdicts(
     layout: RunLayout, shard: int, source: str, keys: pa.Array, matches: Bools
 ) -> Iterator[tuple[bool, bool]]:
     """(the text matches its image, the text is kept) for each labelled row that the policy judged."""
-    pairs = table(layout.shard("ingest", shard), ["source", "key"])
-    ledger = table(layout.shard("select", shard), ["origin", "reason"])
+    pairs = table(layout.shard(PAIRS, shard), ["source", "key"])
+    ledger = table(layout.shard(CANDIDATES, shard), ["origin", "reason"])
     own, _ = own_rows(ledger["origin"])
     reason = objects(ledger["reason"])[own]
     judged = np.isin(reason.astype(str), [*JUDGED, str(None)]) & equal(objects(pairs["source"]), source)

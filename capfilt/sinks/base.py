@@ -10,6 +10,7 @@ from typing import Any
 
 from capfilt.selection.ledger import own_rows
 from capfilt.store.layout import RunLayout
+from capfilt.store.schema import CANDIDATES, PAIRS
 from capfilt.store.shards import batches, table
 
 Record = dict[str, Any]
@@ -45,7 +46,7 @@ class Picture:
 
 def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[Record]]:
     """Position of the pairs row -> its kept texts, rows of the ledger; only rows that have some, in order."""
-    ledger = table(layout.shard("select", shard))
+    ledger = table(layout.shard(CANDIDATES, shard))
     _, rows = own_rows(ledger["origin"])
     kept = ledger["kept"].to_numpy()
     found: dict[int, list[Record]] = defaultdict(list)
@@ -58,7 +59,7 @@ def pictures(layout: RunLayout) -> Iterator[Picture]:
     """Every kept picture of a run, in row order. Raises DataError for a damaged shard."""
     for shard in range(len(layout.shards)):
         texts = kept_texts(layout, shard)
-        rows = (row for batch in batches(layout.shard("ingest", shard), _COLUMNS, _BATCH) for row in batch)
+        rows = (row for batch in batches(layout.shard(PAIRS, shard), _COLUMNS, _BATCH) for row in batch)
         for position, row in enumerate(rows if texts else ()):
             if position in texts:
                 data = row.pop("image")["bytes"]

@@ -20,7 +20,7 @@ from capfilt.sinks.pairs import COLUMNS as PAIRS_COLUMNS
 from capfilt.sinks.parquet import COLUMNS
 from capfilt.store.fingerprint import canonical
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import Column
+from capfilt.store.schema import CAPTIONS, SCORES, Column
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _FILES = {"parquet": "data/*.parquet", "webdataset": "webdataset/*.tar", "pairs": "pairs/*.parquet"}
@@ -113,10 +113,10 @@ def _made(layout: RunLayout) -> str:
     if pipeline.caption is not None:
         use = pipeline.caption
         decoding = decoding_json(use.decoding, use.seed, 0)
-        lines += [_model("Captioner", use, layout.digests["caption"]), f"Captions an image: {use.samples}"]
+        lines += [_model("Captioner", use, layout.digests[CAPTIONS.stage]), f"Captions an image: {use.samples}"]
         lines += [f"Decoding of sample 0: `{decoding}`"]
     if pipeline.score is not None:
-        lines.append(_model("Filter", pipeline.score, layout.digests["score"]))
+        lines.append(_model("Filter", pipeline.score, layout.digests[SCORES.stage]))
     lines.append(f"Selection: `{canonical(pipeline.select.model_dump(mode='json', exclude_none=True))}`")
     dedup = pipeline.dedup.model_dump(mode="json", exclude={"decontaminate"})
     lines.append(f"Duplicates: `{canonical(dedup)}`")
@@ -143,7 +143,7 @@ def _funnel(accounting: Accounting) -> str:
 
 
 def _columns(columns: tuple[Column, ...]) -> str:
-    return _table(("column", "type", "meaning"), [(f"`{c.name}`", f"`{c.type}`", c.told) for c in columns])
+    return _table(("column", "type", "meaning"), [(f"`{c.name}`", f"`{c.type}`", c.description) for c in columns])
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -22,7 +22,7 @@ def write_pairs(layout: RunLayout, folder: Path) -> Counts:
         folder / "pairs" / "pairs.parquet", schema, compression="zstd", write_page_checksum=True
     ) as writer:
         for shard in range(len(layout.shards)):
-            ledger = table(layout.shard("select", shard), [*schema.names, "kept"])
+            ledger = table(layout.shard(CANDIDATES, shard), [*schema.names, "kept"])
             kept = ledger.filter(ledger["kept"]).select(schema.names)
             writer.write_table(kept)
             rows += kept.num_rows

@@ -7,40 +7,41 @@ bit of it in fp32 and int8 on a CPU, up to rounding elsewhere.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from capfilt.config.pipeline import CaptionSettings, Pipeline
 from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
-from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
+from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows
 from capfilt.models.blip.adapter import Blip
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import CAPTIONS, arrow
+from capfilt.store.row_filter import open_output
+from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, arrow
+
+
+def settings(pipeline: Pipeline) -> Any:
+    """Return how captions are drawn, and for which rows; None without captioner. The weights count by their digest."""
+    use = pipeline.caption
+    if use is None:
+        return None
+    drawn = {"decoding": use.decoding.model_dump(), "samples": use.samples, "seed": use.seed}
+    return {**drawn, **how(use), "skip_models": pipeline.dedup.skip_models}
+
+
+SPEC = StageSpec(output=CAPTIONS, version=4, settings=settings, inputs=(PAIRS, NEAR), model=lambda p: p.caption)
 
 
 class CaptionStage:
     """pairs -> `captions`, one list a row, sample by sample."""
 
-    name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 4
-    scope: ClassVar[Literal["shard", "all"]] = "shard"
-    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
+    spec: ClassVar[StageSpec] = SPEC
 
     def __init__(self, layout: RunLayout) -> None:
         assert layout.pipeline.caption is not None
         self.layout = layout
         self.use: CaptionSettings = layout.pipeline.caption
-
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """How captions are drawn, and of which rows. The weights count by their digest."""
-        use = pipeline.caption
-        if use is None:
-            return None
-        drawn = {"decoding": use.decoding.model_dump(), "samples": use.samples, "seed": use.seed}
-        return {**drawn, **how(use), "skip_models": pipeline.dedup.skip_models}
 
     def setup(self) -> None:
         """Load the model. Raises as `load_model`."""
@@ -54,12 +55,13 @@ class CaptionStage:
         self.blip: Blip = load_model(self.use, "captioner")
         self.blip.decoding = self.use.decoding.model_copy(update={"seed": self.use.seed})
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+    def process(self, task: Task) -> None:
         """Caption one shard's images; see `Stage.process`. Raises DataError for damaged inputs."""
-        rows = read_rows(self.layout, shard, self.inputs, ("web",), skip, only)
+        rows = read_rows(self.layout, task.index, SPEC.inputs, ("web",), task.rows)
         max_pixels = self.layout.pipeline.ingest.max_pixels
         batches = model_batches(rows, self.size, [self.blip], max_pixels)
-        write_rows(self.layout.shard(self.name, shard), arrow(CAPTIONS), self._records(batches), only)
+        with open_output(self.layout.shard(CAPTIONS, task.index), arrow(CAPTIONS), task.rows) as output:
+            output.write(self._records(batches))
 
     def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
         for batch in batches:

@@ -6,43 +6,44 @@ vision tower (one checkpoint, or a frozen tower below both), it runs once an ima
 worker is looked for by the two stages apart.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from capfilt.config.pipeline import Pipeline
+from capfilt.config.pipeline import Pipeline, Resources
 from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
 from capfilt.inference.rows import Record, Row, model_batches, pixels_of, read_rows
 from capfilt.models.blip.adapter import Blip
 from capfilt.stages import caption, score
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import Stage, Task
+from capfilt.stages.caption import SPEC as CAPTION
 from capfilt.stages.caption import CaptionStage
 from capfilt.stages.score import ScoreStage
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import CAPTIONS, arrow, score_columns
-from capfilt.store.shards import ShardWriter
+from capfilt.store.row_filter import open_output
+from capfilt.store.schema import CAPTIONS, SCORES, arrow, score_columns
 
 
 class CaptionScoreStage:
     """See `Stage`. It has no folder and no fingerprint of its own: those of `caption` and `score` hold."""
 
     name: ClassVar[str] = "caption+score"
-    version: ClassVar[int] = 1
-    scope: ClassVar[Literal["shard", "all"]] = "shard"
-    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near")
-    parts = (CaptionStage, ScoreStage)
+    parts: ClassVar[tuple[type[Stage], ...]] = (CaptionStage, ScoreStage)
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout = layout
         self.caption, self.score = CaptionStage(layout), ScoreStage(layout)
 
     @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """Those of its parts."""
-        return None
+    def applies(pipeline: Pipeline) -> bool:
+        """Return whether captioner and judge ask for the same of their workers, and see as many images at once."""
+        use, resources = (pipeline.caption, pipeline.score), pipeline.resources
+        need = [resources.get(part.spec.name, Resources()) for part in (CaptionStage, ScoreStage)]
+        if use[0] is None or use[1] is None or need[0] != need[1]:
+            return False
+        return (use[0].device, use[0].batch_size) == (use[1].device, use[1].batch_size)
 
     def setup(self) -> None:
         """Load both models; an equal vision tower once. Raises as `load_model`."""
@@ -58,21 +59,17 @@ class CaptionScoreStage:
         self.size = batch_size(self.score.use, self._models, self.answer, lanes)
         self._batcher = AdaptiveBatcher(self.answer, lanes)
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+    def process(self, task: Task) -> None:
         """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
-        self.score.open(shard)
-        rows = read_rows(self.layout, shard, self.inputs, ("web", "human"), skip, only)
+        self.score.open(task.index)
+        rows = read_rows(self.layout, task.index, CAPTION.inputs, ("web", "human"), task.rows)
         batches = model_batches(rows, self.size, self._models, self.layout.pipeline.ingest.max_pixels)
-        records = self._records(batches)
-        if only is not None:
-            deque(records, maxlen=0)
-            return
         columns = arrow(score_columns(self.score.blip.config.embed_dim))
         with (
-            ShardWriter(self.layout.shard("score", shard), columns) as scores,
-            ShardWriter(self.layout.shard("caption", shard), arrow(CAPTIONS)) as captions,
+            open_output(self.layout.shard(SCORES, task.index), columns, task.rows) as scores,
+            open_output(self.layout.shard(CAPTIONS, task.index), arrow(CAPTIONS), task.rows) as captions,
         ):
-            for captioned, scored in records:
+            for captioned, scored in self._records(batches):
                 captions.write([captioned])
                 scores.write([scored])
 

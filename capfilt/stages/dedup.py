@@ -12,7 +12,7 @@ One worker, all shards, in memory: 100 bytes a row, 2 bytes a number of each emb
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,9 @@ from capfilt.dedup.groups import KINDS, Groups
 from capfilt.dedup.links import Floats, Ints, Links
 from capfilt.inference.rows import load_model
 from capfilt.models.blip.adapter import Blip
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import DEDUP
+from capfilt.store.schema import DEDUP, NEAR, PAIRS, SCORES, ShardTable
 from capfilt.store.shards import table
 from capfilt.store.sidecars import floats, sidecar
 
@@ -42,28 +42,34 @@ class _Embedded(NamedTuple):
     """(V, D)."""
 
 
+def settings(pipeline: Pipeline) -> Any:
+    """Return thresholds, and what identifies each evaluation set. Raises DataError for one that is not there."""
+    dedup = pipeline.dedup
+    sets = [
+        part.model_dump(mode="json", exclude={"path"}) | {"name": source_name(part), "files": evalset.identity(part)}
+        for part in dedup.decontaminate
+    ]
+    return {"semantic": None if dedup.semantic is None else dedup.semantic.min_similarity, "decontaminate": sets}
+
+
+SPEC = StageSpec(
+    output=DEDUP,
+    version=1,
+    settings=settings,
+    inputs=(PAIRS, NEAR, SCORES),
+    tasks="one",
+    seconds_per_row=2e-4,
+)
+
+
 class DedupStage:
     """Writes `dedup-<fp>`."""
 
-    name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
-    scope: ClassVar[Literal["shard", "all"]] = "all"
-    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "score")
+    spec: ClassVar[StageSpec] = SPEC
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout, self._dedup = layout, layout.pipeline.dedup
         self._blip: Blip | None = None
-
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """Thresholds, and what identifies each evaluation set. Raises DataError for one that is not there."""
-        dedup = pipeline.dedup
-        sets = [
-            part.model_dump(mode="json", exclude={"path"})
-            | {"name": source_name(part), "files": evalset.identity(part)}
-            for part in dedup.decontaminate
-        ]
-        return {"semantic": None if dedup.semantic is None else dedup.semantic.min_similarity, "decontaminate": sets}
 
     def setup(self) -> None:
         """Load the filter, if evaluation images are to be embedded with it. Raises as `load_model`."""
@@ -71,8 +77,8 @@ class DedupStage:
         if use is not None and any(part.min_similarity is not None for part in self._dedup.decontaminate):
             self._blip = load_model(use, "judge")
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        """Write all shards; `shard`, `skip` and `only` are of no meaning: no image of a row is touched.
+    def process(self, task: Task) -> None:
+        """Write all shards. No image of a row is touched.
 
         Raises:
             DataError: a shard is damaged or has other rows than its pairs, or an evaluation set cannot be read.
@@ -87,21 +93,21 @@ class DedupStage:
         for kind, links in self._links(found, order, rank, embedded):
             groups.add(links, kind)
         labels = self._contaminates(found, order, embedded)
-        rows.write(self._layout, self.name, DEDUP, found, order, groups.marks(), labels)
+        rows.write(self._layout, DEDUP, found, order, groups.marks(), labels)
 
     def _web_itm(self, found: rows.Rows) -> Floats:
         """(N,) NaN where the row's own text was not judged."""
-        if not self._layout.has("score"):
+        if not self._layout.has(SCORES):
             return np.full(len(found.uid), np.nan, dtype=np.float32)
-        return np.concatenate([floats(part["web_itm"]) for part in self._sidecars("score", ("web_itm",))])
+        return np.concatenate([floats(part["web_itm"]) for part in self._sidecars(SCORES, ("web_itm",))])
 
     def _embedded(self, rank: Ints) -> _Embedded | None:
         """None where no embedding is stored or none is asked for."""
         asked = self._dedup.semantic is not None or self._blip is not None
-        if not asked or not self._layout.has("score"):
+        if not asked or not self._layout.has(SCORES):
             return None
         at, parts, start = [], [], 0
-        for part in self._sidecars("score", ("image_embedding",)):
+        for part in self._sidecars(SCORES, ("image_embedding",)):
             ranks, vectors = _vectors(part["image_embedding"], rank[start : start + part.num_rows])
             at.append(ranks)
             parts.append(vectors)
@@ -112,7 +118,7 @@ class DedupStage:
     def _links(
         self, found: rows.Rows, order: Ints, rank: Ints, embedded: _Embedded | None
     ) -> Iterator[tuple[str, Links]]:
-        if self._layout.has("near"):
+        if self._layout.has(NEAR):
             yield from self._near(found, order, rank)
         if self._dedup.semantic is not None and embedded is not None:
             for links in cosine.links(embedded.vectors, self._dedup.semantic.min_similarity):
@@ -123,7 +129,7 @@ class DedupStage:
         uids = found.uid[order]
         by_uid = np.argsort(uids)
         start = 0
-        for part in self._sidecars("near", _MARK):
+        for part in self._sidecars(NEAR, _MARK):
             kinds = np.array(part["duplicate_kind"].to_pylist(), dtype=object)
             similarity = floats(part["similarity"])
             kept = np.array([uid or "" for uid in part["duplicate_of"].to_pylist()], dtype=np.bytes_)
@@ -150,11 +156,11 @@ class DedupStage:
         images = evalset.read(part, self._layout.pipeline.ingest.max_pixels, size, blip)
         return source_name(part), images.keys, _meet(part, images, codes, embedded)
 
-    def _sidecars(self, stage: str, columns: tuple[str, ...]) -> Iterator[pa.Table]:
+    def _sidecars(self, kind: ShardTable, columns: tuple[str, ...]) -> Iterator[pa.Table]:
         """A stage's columns, shard by shard, found to have the rows of the pairs."""
         for index in range(len(self._layout.shards)):
-            uids = table(self._layout.shard("ingest", index), ("uid",))["uid"]
-            yield sidecar(self._layout, stage, index, columns, uids)
+            uids = table(self._layout.shard(PAIRS, index), ("uid",))["uid"]
+            yield sidecar(self._layout, kind, index, columns, uids)
 
 
 def _meet(part: EvalSet, images: evalset.Images, codes: hamming.Codes, embedded: _Embedded | None) -> Iterator[Links]:

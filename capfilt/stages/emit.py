@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from capfilt.config.pipeline import EmitBlipJson, EmitPairs, EmitParquet, EmitWebDataset, Pipeline
 from capfilt.config.pipeline import EmitFormat as Format
@@ -20,47 +20,75 @@ from capfilt.sinks.card import card
 from capfilt.sinks.pairs import write_pairs
 from capfilt.sinks.parquet import write_parquet
 from capfilt.sinks.webdataset import write_webdataset
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import StageSpec, Task
+from capfilt.store.fingerprint import canonical
 from capfilt.store.layout import RunLayout
+from capfilt.store.run_folder import read_json
+from capfilt.store.schema import CANDIDATES, DATASET, PAIRS
+from capfilt.store.shards import file_sha256, write_atomic
 
-NAME, NEW, OLD = "dataset", ".dataset.new", ".dataset.old"
+NAME, NEW, OLD = DATASET.folder, ".dataset.new", ".dataset.old"
+MARKER = "dataset.json"
+"""Fingerprint and file hashes of the data set, in the run's folder; written when it is complete."""
+
+
+def settings(pipeline: Pipeline) -> Any:
+    """Return the formats, and the names that the card has."""
+    models = [use and model_name(use.model) for use in (pipeline.caption, pipeline.score)]
+    formats = [part.model_dump(mode="json") for part in pipeline.emit]
+    return {"name": pipeline.name, "emit": formats, "models": models}
+
+
+def finished(layout: RunLayout, fingerprint: str) -> bool:
+    """Return whether the data set with that fingerprint was written to its end."""
+    return (read_json(layout.run / MARKER) or {}).get("fingerprint") == fingerprint
+
+
+SPEC = StageSpec(
+    output=DATASET,
+    version=1,
+    settings=settings,
+    inputs=(PAIRS, CANDIDATES),
+    tasks="one",
+    finished=finished,
+    reruns_in_select=True,
+)
 
 
 class EmitStage:
     """Writes `dataset/`. Images are streamed, one batch of a shard at a time."""
 
-    name: ClassVar[str] = "emit"
-    version: ClassVar[int] = 1
-    scope: ClassVar[Literal["shard", "all"]] = "all"
-    inputs: ClassVar[tuple[str, ...]] = ("ingest", "select")
+    spec: ClassVar[StageSpec] = SPEC
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
 
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """The formats, and the names that the card has."""
-        models = [use and model_name(use.model) for use in (pipeline.caption, pipeline.score)]
-        formats = [part.model_dump(mode="json") for part in pipeline.emit]
-        return {"name": pipeline.name, "emit": formats, "models": models}
-
     def setup(self) -> None:
         """Nothing to load."""
 
-    def process(self, shard: int = 0, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        """Write the data set anew. No image is decoded: `skip` has no meaning, with `only` nothing is done.
+    def process(self, task: Task) -> None:
+        """Write the data set anew; nothing in a dry run. No image is decoded.
 
         Raises:
             DataError: rows in are not rows kept, rejected and quarantined; or a damaged shard.
         """
-        if only is not None:
+        if task.rows.dry:
             return
         accounting = account(self._layout)
-        recover(self._layout.run)
-        new = self._layout.run / NEW
-        new.mkdir()
-        write_dataset(self._layout, accounting, new)
-        swap(self._layout.run)
+        run = self._layout.run
+        (run / MARKER).unlink(missing_ok=True)
+        recover(run)
+        (run / NEW).mkdir()
+        write_dataset(self._layout, accounting, run / NEW)
+        swap(run)
+        write_atomic(run / MARKER, canonical(_marker(self._layout)))
+
+
+def _marker(layout: RunLayout) -> dict[str, Any]:
+    """Return the data set's fingerprint, and the hashes by which `capfilt verify` knows its files."""
+    root = layout.run / NAME
+    files = {p.relative_to(root).as_posix(): file_sha256(p) for p in sorted(root.rglob("*")) if p.is_file()}
+    return {"fingerprint": layout.fingerprints.get(SPEC.name), "files": files}
 
 
 def write_dataset(layout: RunLayout, accounting: Accounting, folder: Path) -> None:

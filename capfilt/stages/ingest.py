@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import source_name
@@ -24,10 +24,10 @@ from capfilt.media.pillow import decoding
 from capfilt.sources import RawRow, Reader, open_source
 from capfilt.sources.hashes import hash_mismatch
 from capfilt.stages import retry
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.store.row_filter import open_output
 from capfilt.store.schema import PAIRS, arrow
-from capfilt.store.shards import ShardWriter
 
 Row = dict[str, Any]
 """Columns of `pairs`; a missing one is null."""
@@ -43,13 +43,21 @@ AHEAD_BYTES = 16 * 2**20
 """... and bytes of image files."""
 
 
+def settings(pipeline: Pipeline) -> Any:
+    """Return sources and rules without where the files are; the block list by its content."""
+    sources = [source.fingerprint_fields() | {"name": source_name(source)} for source in pipeline.sources]
+    blocked = BlockList(pipeline.ingest.block_hashes).content_digest()
+    rules = pipeline.ingest.model_dump() | {"block_hashes": blocked}
+    return {"sources": sources, "rules": rules}
+
+
+SPEC = StageSpec(output=PAIRS, version=2, settings=settings, seconds_per_row=4e-3)
+
+
 class IngestStage:
     """See `Stage`. Only the places in the source, its bytes and the rules decide what is written."""
 
-    name: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 2
-    scope: ClassVar[Literal["shard", "all"]] = "shard"
-    inputs: ClassVar[tuple[str, ...]] = ()
+    spec: ClassVar[StageSpec] = SPEC
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout, self.rules = layout, layout.pipeline.ingest
@@ -58,39 +66,31 @@ class IngestStage:
         self._last: tuple[str, Future[Facts | ImageError]] | None = None
         self._alone = Lock()
 
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """Sources and rules without where they lie; the block list by its content."""
-        sources = [source.fingerprint_fields() | {"name": source_name(source)} for source in pipeline.sources]
-        blocked = BlockList(pipeline.ingest.block_hashes).content_digest()
-        rules = pipeline.ingest.model_dump() | {"block_hashes": blocked}
-        return {"sources": sources, "rules": rules}
-
     def setup(self) -> None:
         """Read the block list."""
         self._block_list = BlockList(self.rules.block_hashes)
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+    def process(self, task: Task) -> None:
         """See `Stage`. Raises DataError for a source file that is gone."""
-        path, before = self.layout.shard(self.name, shard), self.layout.before(shard)
+        path, before = self.layout.shard(PAIRS, task.index), self.layout.previous_shard(task.index)
         again = None if before is None else retry.positions(before)
-        if before is not None and not again and only is None:
+        if before is not None and not again and not task.rows.dry:
             retry.keep(before, path)
             return
-        rows = self._rows(self.layout.shards[shard], skip, _both(again, only))
-        if only is not None:
-            deque(rows, maxlen=0)
-            return
-        with ShardWriter(path, arrow(PAIRS)) as writer:
-            writer.write(row for _, row in rows) if before is None else writer.write(retry.merged(before, rows))
+        rows = self._rows(self.layout.shards[task.index], task.rows.quarantined, _both(again, task.rows.only))
+        merged = (row for _, row in rows) if before is None or task.rows.dry else retry.merged(before, rows)
+        with open_output(path, arrow(PAIRS), task.rows) as output:
+            output.write(merged)
 
-    def _rows(self, unit: ShardSpec, skip: frozenset[int], only: Sequence[int] | None) -> Iterator[tuple[int, Row]]:
+    def _rows(
+        self, unit: ShardSpec, quarantined: frozenset[int], only: Sequence[int] | None
+    ) -> Iterator[tuple[int, Row]]:
         """(position, row) of the unit's rows, or of those at some positions; images are decoded a few rows ahead."""
         waiting: deque[tuple[int, Row, RawRow, Looked]] = deque()
         held = 0
         with decoding(), ThreadPoolExecutor(THREADS) as pool:
             for position, raw in self._raw(unit, only):
-                row, looked = self._begun(unit, position, raw, skip, pool)
+                row, looked = self._begun(unit, position, raw, quarantined, pool)
                 waiting.append((position, row, raw, looked))
                 held += len(raw.image or b"")
                 while len(waiting) > AHEAD or held > AHEAD_BYTES:
@@ -100,11 +100,11 @@ class IngestStage:
                 yield self._ended(*waiting.popleft())
 
     def _begun(
-        self, unit: ShardSpec, position: int, raw: RawRow, skip: frozenset[int], pool: ThreadPoolExecutor
+        self, unit: ShardSpec, position: int, raw: RawRow, quarantined: frozenset[int], pool: ThreadPoolExecutor
     ) -> tuple[Row, Looked]:
         """What is known before the image is decoded, and its decoding if that is to be."""
         row = self._known(unit.source, raw)
-        if position in skip:
+        if position in quarantined:
             return row | _quarantined("killed_worker", "killed its worker"), None
         row |= self._refused(raw)
         return row, None if "status" in row else self._look(raw.image or b"", row["sha256"], pool)

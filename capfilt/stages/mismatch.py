@@ -2,6 +2,7 @@
 
 from capfilt.media.text import pre_caption
 from capfilt.store.layout import RunLayout
+from capfilt.store.schema import PAIRS
 from capfilt.store.shards import table
 
 
@@ -13,7 +14,7 @@ def mismatched(layout: RunLayout, shard: int) -> dict[int, str]:
     Raises DataError for damaged pairs.
     """
     names = ("role", "status", "uid", "sha256", "text")
-    columns = [column.to_pylist() for column in table(layout.shard("ingest", shard), names).select(names).columns]
+    columns = [column.to_pylist() for column in table(layout.shard(PAIRS, shard), names).select(names).columns]
     human = [
         (uid, position, digest, pre_caption(text or ""))
         for position, (role, status, uid, digest, text) in enumerate(zip(*columns, strict=True))

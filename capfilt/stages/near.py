@@ -10,7 +10,7 @@ One worker, all shards: 100 bytes a row in memory, no image. 200,000 rows of whi
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,34 +18,34 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.dedup import hamming, rows
 from capfilt.dedup.groups import Groups
 from capfilt.dedup.links import Ints, Links, equal, keys_of
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import NEAR
+from capfilt.store.schema import NEAR, PAIRS
 from capfilt.store.shards import batches
+
+
+def settings(pipeline: Pipeline) -> Any:
+    """Return what is looked for; None where nothing is asked for. `dedup` then finds the repeated keys."""
+    dedup = pipeline.dedup.model_dump(mode="json", include={"exact", "perceptual", "url_text"})
+    return dedup if any(dedup.values()) else None
+
+
+SPEC = StageSpec(output=NEAR, version=1, settings=settings, inputs=(PAIRS,), tasks="one", seconds_per_row=1e-4)
 
 
 class NearStage:
     """Writes `near-<fp>`."""
 
-    name: ClassVar[str] = "near"
-    version: ClassVar[int] = 1
-    scope: ClassVar[Literal["shard", "all"]] = "all"
-    inputs: ClassVar[tuple[str, ...]] = ("ingest",)
+    spec: ClassVar[StageSpec] = SPEC
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
 
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """None where nothing is asked for; `dedup` then finds the repeated keys."""
-        dedup = pipeline.dedup.model_dump(mode="json", include={"exact", "perceptual", "url_text"})
-        return dedup if any(dedup.values()) else None
-
     def setup(self) -> None:
         """Nothing to load."""
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
-        """Write all shards; `shard`, `skip` and `only` are of no meaning: no image is touched.
+    def process(self, task: Task) -> None:
+        """Write all shards. No image is touched.
 
         Raises:
             DataError: a pairs shard is damaged.
@@ -55,7 +55,7 @@ class NearStage:
         groups = Groups(len(order))
         for kind, links in self._links(order, found.phash[order]):
             groups.add(links, kind)
-        rows.write(self._layout, self.name, NEAR, found, order, groups.marks())
+        rows.write(self._layout, NEAR, found, order, groups.marks())
 
     def _links(self, order: Ints, codes: hamming.Codes) -> Iterator[tuple[str, Links]]:
         dedup = self._layout.pipeline.dedup
@@ -76,7 +76,7 @@ def equal_columns(layout: RunLayout, columns: Sequence[str], order: Ints) -> Lin
 
 
 def _values(layout: RunLayout, shard: int, columns: Sequence[str]) -> Iterator[bytes | None]:
-    for part in batches(layout.shard("ingest", shard), columns, 2_000):
+    for part in batches(layout.shard(PAIRS, shard), columns, 2_000):
         for row in part:
             cells = [row[name] for name in columns]
             yield None if None in cells else json.dumps(cells).encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 from capfilt.download.reasons import may_pass
 from capfilt.store.schema import PAIRS
-from capfilt.store.shards import batches, same_shard, table
+from capfilt.store.shards import batches, link_shard, table
 
 Row = dict[str, Any]
 _READ = 32
@@ -24,7 +24,7 @@ def positions(path: Path) -> list[int]:
 
 def keep(before: Path, path: Path) -> None:
     """The shard as it was."""
-    same_shard(before, path)
+    link_shard(before, path)
 
 
 def merged(before: Path, fresh: Iterator[tuple[int, Row]]) -> Iterator[Row]:

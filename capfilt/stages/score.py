@@ -7,42 +7,43 @@ A human image is judged beside one other human row's text too: a pair known to b
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from capfilt.config.pipeline import ModelSettings, Pipeline
 from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
-from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows, write_rows
+from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows
 from capfilt.media.text import pre_caption
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.protocols import Match
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import StageSpec, Task
 from capfilt.stages.mismatch import mismatched
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import arrow, score_columns
+from capfilt.store.row_filter import open_output
+from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, SCORES, arrow, score_columns
+
+
+def settings(pipeline: Pipeline) -> Any:
+    """Return how images are batched, and which rows are judged; None without judge. Weights count by their digest."""
+    if pipeline.score is None:
+        return None
+    return {**how(pipeline.score), "skip_models": pipeline.dedup.skip_models}
+
+
+SPEC = StageSpec(output=SCORES, version=4, settings=settings, inputs=(PAIRS, NEAR, CAPTIONS), model=lambda p: p.score)
 
 
 class ScoreStage:
     """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
 
-    name: ClassVar[str] = "score"
-    version: ClassVar[int] = 4
-    scope: ClassVar[Literal["shard", "all"]] = "shard"
-    inputs: ClassVar[tuple[str, ...]] = ("ingest", "near", "caption")
+    spec: ClassVar[StageSpec] = SPEC
 
     def __init__(self, layout: RunLayout) -> None:
         assert layout.pipeline.score is not None
         self.layout = layout
         self.use: ModelSettings = layout.pipeline.score
         self._wrong: dict[int, str] = {}
-
-    @staticmethod
-    def settings(pipeline: Pipeline) -> Any:
-        """How images are batched, and which rows. The weights count by their digest."""
-        if pipeline.score is None:
-            return None
-        return {**how(pipeline.score), "skip_models": pipeline.dedup.skip_models}
 
     def setup(self) -> None:
         """Load the model. Raises as `load_model`."""
@@ -55,14 +56,15 @@ class ScoreStage:
         """The filter. Raises as `load_model`."""
         self.blip: Blip = load_model(self.use, "judge")
 
-    def process(self, shard: int, skip: frozenset[int] = NOTHING, only: range | None = None) -> None:
+    def process(self, task: Task) -> None:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
-        self.open(shard)
-        rows = read_rows(self.layout, shard, self.inputs, ("web", "human"), skip, only)
+        self.open(task.index)
+        rows = read_rows(self.layout, task.index, SPEC.inputs, ("web", "human"), task.rows)
         max_pixels = self.layout.pipeline.ingest.max_pixels
         batches = model_batches(rows, self.size, [self.blip], max_pixels)
         schema = arrow(score_columns(self.blip.config.embed_dim))
-        write_rows(self.layout.shard(self.name, shard), schema, self._records(batches), only)
+        with open_output(self.layout.shard(SCORES, task.index), schema, task.rows) as output:
+            output.write(self._records(batches))
 
     def open(self, shard: int) -> None:
         """Before a shard's first row. Raises DataError for damaged pairs."""

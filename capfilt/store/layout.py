@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from capfilt.config.pipeline import Pipeline
+from capfilt.store.schema import StageOutput
 from capfilt.store.shards import shard_name
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """What one pairs shard is made of: rows [start, stop) of one file (or list) of one source."""
+    """What one pairs shard contains: rows [start, stop) of one file (or list) of one source."""
 
     source: str
     """Name of the source."""
@@ -21,31 +22,40 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """All that a stage needs to work on a run: small, picklable, the same in every worker."""
+    """All that a stage needs to work on a run: small, picklable, the same in every worker.
+
+    Methods that take a stage accept its name, or the `StageOutput` that it writes.
+    """
 
     pipeline: Pipeline
     run: Path
+    """The run's folder."""
     shards: tuple[ShardSpec, ...]
     folders: dict[str, str] = field(default_factory=dict)
-    """Stage -> its folder's name in the run: pairs, near-<fp>, caption-<fp>, ... A stage that is left out has none."""
+    """Stage -> name of its folder in the run: pairs, near-<fp>, caption-<fp>, ...; only stages of the pipeline."""
     digests: dict[str, str] = field(default_factory=dict)
-    """caption, score -> digest of the weights, 16 hex digits."""
-
+    """Stage that uses a model -> digest of the weights, 16 hex digits."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Stage -> fingerprint of everything that determines its output, 12 hex digits."""
     previous: str | None = None
-    """The folder of the pairs that this run's pairs go on from, where rows were asked for again."""
+    """The folder of pairs that this run's pairs replace after `capfilt retry`."""
 
-    def before(self, index: int) -> Path | None:
-        """A shard of those pairs."""
+    def previous_shard(self, index: int) -> Path | None:
+        """Return a shard of the pairs before `capfilt retry`, or None where nothing was retried."""
         return None if self.previous is None else self.run / self.previous / shard_name(index)
 
-    def has(self, stage: str) -> bool:
-        """Whether the pipeline has that stage."""
-        return stage in self.folders
+    def has(self, stage: str | StageOutput) -> bool:
+        """Return whether the pipeline has that stage."""
+        return _name(stage) in self.folders
 
-    def folder(self, stage: str) -> Path:
-        """Where a stage's shards lie."""
-        return self.run / self.folders[stage]
+    def folder(self, stage: str | StageOutput) -> Path:
+        """Return the folder with a stage's output."""
+        return self.run / self.folders[_name(stage)]
 
-    def shard(self, stage: str, index: int) -> Path:
-        """One shard of a stage."""
+    def shard(self, stage: str | StageOutput, index: int) -> Path:
+        """Return the file of one shard of a stage."""
         return self.folder(stage) / shard_name(index)
+
+
+def _name(stage: str | StageOutput) -> str:
+    return stage if isinstance(stage, str) else stage.stage

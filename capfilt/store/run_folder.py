@@ -1,8 +1,8 @@
-"""A run's folder from outside: its run.json, and the `RunLayout` by which finished stages are read again.
+"""A run's folder: run.json, which is read once, markers of finished work, and the lock against a second writer.
 
 runs/<name>/run.json            resolved pipeline, versions, fingerprints, counts, seconds
-runs/<name>/dataset.json        fingerprint and file hashes of what `emit` wrote last
-runs/<name>/<stage>/            shards; fingerprint.json says what made them
+runs/<name>/retry.json          how many times `capfilt retry` was asked for
+runs/<name>/<stage>/            shards; fingerprint.json says what determines them
 """
 
 import fcntl
@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,57 @@ from capfilt.store.layout import RunLayout, ShardSpec
 from capfilt.store.shards import write_atomic
 
 
+class RunFolder:
+    """A run's folder, which need not exist yet; run.json is read once, when its facts are first asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Contents of run.json; empty where there is none that can be read."""
+        return read_json(self.path / "run.json") or {}
+
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Replace run.json."""
+        write_atomic(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        self.facts = facts
+
+    @cached_property
+    def retries(self) -> int:
+        """How many times `capfilt retry` was asked for."""
+        return int((read_json(self.path / "retry.json") or {}).get("times", 0))
+
+    def add_retry(self) -> None:
+        """Count one more retry."""
+        write_atomic(self.path / "retry.json", json.dumps({"times": self.retries + 1}))
+        del self.retries
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Allow one writer per run; the lock ends with its process.
+
+        Raises:
+            RunError: another process works on the run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.path}: another process is working on this run; wait for it, or take another --out"
+                ) from None
+            yield
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run that was started: its layout as it was last planned, and run.json's facts."""
+    """A run that was started: its layout as it was last planned, and the facts of run.json."""
 
     layout: RunLayout
     facts: dict[str, Any]
+    folder: RunFolder
 
 
 def open_run(path: str | Path) -> Run:
@@ -33,43 +79,28 @@ def open_run(path: str | Path) -> Run:
     Raises:
         DataError: no folder, no run.json in it, or one that is damaged.
     """
-    folder = Path(path).resolve()
-    file = folder / "run.json"
+    folder = RunFolder(path)
+    file = folder.path / "run.json"
     if not file.is_file():
-        meant = f"{path}/round-1" if (folder / "loop.json").is_file() else "runs/demo"
+        meant = f"{path}/round-1" if (folder.path / "loop.json").is_file() else "runs/demo"
         raise DataError(f"{path}: no run.json there; give the folder of a run, such as {meant}")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-        units = tuple(ShardSpec(*unit) for unit in facts["units"])
-        layout = RunLayout(validate(facts["pipeline"], str(file)), folder, units, facts["folders"], facts["digests"])
+        shards = tuple(ShardSpec(*spec) for spec in facts["units"])
+        pipeline = validate(facts["pipeline"], str(file))
+        layout = RunLayout(
+            pipeline, folder.path, shards, facts["folders"], facts["digests"], facts.get("fingerprints", {})
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: cannot be read ({error}); `capfilt run` writes it again") from error
-    return Run(layout, facts)
-
-
-def write_facts(run: Path, facts: dict[str, Any]) -> None:
-    """run.json, whole."""
-    write_atomic(run / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    folder.facts = facts
+    return Run(layout, facts, folder)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON mapping, or None where there is none that can be read."""
+    """Return a JSON mapping, or None where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """One writer a run. Raises RunError while another process works on it; the lock dies with its process."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{run}: another process is working on this run; wait for it, or take another --out"
-            ) from None
-        yield

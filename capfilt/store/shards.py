@@ -2,7 +2,7 @@
 
 A shard is `00000.parquet` with `00000.json` beside it: rows, sha256 and counts. The JSON is in place before the Parquet
 gets its final name, so a Parquet shard that exists is complete and has its manifest. Names begun with a dot are
-somebody's unfinished work; `clean` removes those of writers that died.
+somebody's unfinished work; `remove_temp_files` removes those of writers that died.
 """
 
 import hashlib
@@ -189,7 +189,7 @@ def manifest(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def same_shard(shard: Path, path: Path) -> None:
+def link_shard(shard: Path, path: Path) -> None:
     """A finished shard under a second name: a hard link, or a copy where the disk has no links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for old, new in ((shard.with_suffix(".json"), path.with_suffix(".json")), (shard, path)):
@@ -202,7 +202,7 @@ def same_shard(shard: Path, path: Path) -> None:
         temporary.replace(new)
 
 
-def clean(folder: Path) -> None:
+def remove_temp_files(folder: Path) -> None:
     """Remove what writers that died left in a folder. Only where no other process writes there."""
     for orphan in folder.glob(".*"):
         if orphan.is_file():

@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 from capfilt.errors import DataError
 from capfilt.store.arrays import Bools, Floats, Reasons, equal
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, score_columns
+from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, SCORES, ShardTable
 from capfilt.store.shards import table
 
 KILLED = "killed its worker"
 """The error of a row that was left out because its worker died on it each time."""
 
-_SCHEMAS = {"near": NEAR, "caption": CAPTIONS, "score": score_columns(1), "dedup": DEDUP}
 
+def sidecar(layout: RunLayout, kind: ShardTable, shard: int, columns: Sequence[str], uids: pa.ChunkedArray) -> pa.Table:
+    """Read columns of a sidecar shard whose pairs rows have these uids; nulls where the pipeline has no such stage.
 
-def sidecar(layout: RunLayout, stage: str, shard: int, columns: Sequence[str], uids: pa.ChunkedArray) -> pa.Table:
-    """Columns of a stage's shard, beside the pairs rows of these uids. Raises DataError if it has other rows."""
-    if not layout.has(stage):
-        types = {column.name: column.type for column in _SCHEMAS[stage]}
+    Raises:
+        DataError: the file is damaged, or its rows are not those of the pairs.
+    """
+    if not layout.has(kind):
+        types = {column.name: column.type for column in kind}
         return pa.table({name: pa.nulls(len(uids), types[name]) for name in columns})
-    path = layout.shard(stage, shard)
+    path = layout.shard(kind, shard)
     found = table(path, ["uid", *columns])
     if not found["uid"].equals(uids):
         raise DataError(f"{path}: its uids are not those of {layout.shard('ingest', shard)}; remove it and run again")
@@ -72,10 +74,10 @@ def caption_scores(lists: pa.ChunkedArray, captions: Captions, where: object) ->
 
 def refused_rows(layout: RunLayout, shard: int, rows: pa.Table) -> Reasons:
     """Why a row's texts need no look at a score, (n,), None where they do; `rows`: uid, role, status, reason."""
-    marks = "dedup" if layout.has("dedup") else "near"
+    marks = DEDUP if layout.has(DEDUP) else NEAR
     kind = objects(sidecar(layout, marks, shard, ["duplicate_kind"], rows["uid"])["duplicate_kind"])
     kind[equal(objects(rows["role"]), "human") & ~equal(kind, "key")] = None
-    contaminates = objects(sidecar(layout, "dedup", shard, ["contaminates"], rows["uid"])["contaminates"])
+    contaminates = objects(sidecar(layout, DEDUP, shard, ["contaminates"], rows["uid"])["contaminates"])
     out = np.full(rows.num_rows, None, dtype=object)
     out[~equal(contaminates, None)] = "contaminated"
     _name(out, "duplicate", kind, ~equal(kind, None))
@@ -86,16 +88,16 @@ def refused_rows(layout: RunLayout, shard: int, rows: pa.Table) -> Reasons:
     return out
 
 
-def failed(layout: RunLayout, stage: str, shard: int, uids: pa.ChunkedArray) -> Bools:
+def failed(layout: RunLayout, kind: ShardTable, shard: int, uids: pa.ChunkedArray) -> Bools:
     """Rows that a stage failed on, (n,)."""
-    return equal(objects(sidecar(layout, stage, shard, ["status"], uids)["status"]), "failed")
+    return equal(objects(sidecar(layout, kind, shard, ["status"], uids)["status"]), "failed")
 
 
 def _killed(layout: RunLayout, shard: int, uids: pa.ChunkedArray) -> Bools:
     """Rows that killed the worker of every model stage that was asked about them."""
     asked, killed = np.zeros(len(uids), dtype=int), np.zeros(len(uids), dtype=int)
-    for stage in ("caption", "score"):
-        found = sidecar(layout, stage, shard, ["status", "error"], uids)
+    for kind in (CAPTIONS, SCORES):
+        found = sidecar(layout, kind, shard, ["status", "error"], uids)
         status, error = objects(found["status"]), objects(found["error"])
         asked += equal(status, "ok") | equal(status, "failed")
         killed += equal(status, "failed") & equal(error, KILLED)

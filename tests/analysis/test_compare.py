@@ -12,7 +12,7 @@ from capfilt.analysis.compare import compare
 from capfilt.cli import main
 from capfilt.errors import DataError
 from capfilt.store.layout import RunLayout
-from capfilt.store.run_folder import write_facts
+from capfilt.store.run_folder import RunFolder
 
 _RUN: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "report/run_folder.py"))
 build_run: Callable[..., RunLayout] = _RUN["build_run"]
@@ -26,7 +26,7 @@ def finished(folder: Path, **select: Any) -> Path:
     pipeline["select"] |= select
     units = [[unit.source, unit.path, unit.start, unit.stop] for unit in layout.shards]
     facts = {"pipeline": pipeline, "units": units, "folders": layout.folders, "digests": layout.digests}
-    write_facts(layout.run, facts)
+    RunFolder(layout.run).write_facts(facts)
     return layout.run
 
 

@@ -36,7 +36,7 @@ def test_a_stage_that_has_not_written_has_no_view(tmp_path: Path) -> None:
     layout = build_run(tmp_path, leave_out=("caption", "score", "dedup"))
     with connect(layout) as connection:
         found = views(connection)
-    assert list(found) == ["pairs", "candidates", "duplicates"]
+    assert list(found) == ["pairs", "duplicates", "candidates"]
     assert found["duplicates"][-1] == "contaminates"  # near's marks, in dedup's shape
 
 

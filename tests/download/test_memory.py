@@ -118,6 +118,7 @@ import pathlib, re, sys
 from capfilt.config.load import validate
 from capfilt.sources import open_source
 from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.stages.base import Task
 from capfilt.stages.ingest import IngestStage
 
 download = {"threads": 64, "per_host": 64, "retries": 0, "timeout": 60, "allow_hosts": ["127.0.0.1"]}
@@ -131,7 +132,7 @@ if len(sys.argv) == 3:  # the list is read by the run's first process
 layout = RunLayout(pipeline, run, (ShardSpec("web", sys.argv[3], 0, int(sys.argv[4])),), {"ingest": "pairs"})
 worker = IngestStage(layout)
 worker.setup()
-worker.process(0)
+worker.process(Task(0))
 print(int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024)
 """
 

@@ -8,7 +8,7 @@ import pytest
 from capfilt.cli import main
 from capfilt.config.load import load_pipeline
 from capfilt.engine import preflight as lacks
-from capfilt.engine.preflight import lacking
+from capfilt.engine.preflight import missing_requirements
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_laion_subset_on_a_machine_that_has_nothing() -> None:
-    told = "\n".join(lacking(load_pipeline("laion_subset")))
+    told = "\n".join(missing_requirements(load_pipeline("laion_subset")))
     assert "network: huggingface.co of sources.laion.path" in told
     assert "hub: caption.model Salesforce/blip-image-captioning-large is not in the cache" in told
     assert "hub: score.model Salesforce/blip-itm-large-coco" in told
@@ -33,9 +33,9 @@ def test_laion_subset_on_a_machine_that_has_nothing() -> None:
 @pytest.mark.usefixtures("alone")
 def test_a_cluster_has_its_own_gpus_and_the_demo_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    assert not any(line.startswith("GPU") for line in lacking(load_pipeline("laion_subset")))
+    assert not any(line.startswith("GPU") for line in missing_requirements(load_pipeline("laion_subset")))
     monkeypatch.delenv("RAY_ADDRESS")
-    assert lacking(load_pipeline("demo")) == []
+    assert missing_requirements(load_pipeline("demo")) == []
 
 
 @pytest.mark.usefixtures("alone")
@@ -47,14 +47,17 @@ def test_a_local_list_of_public_urls_needs_the_network_and_one_of_private_hosts_
         "resources={}",
         "score.device=cpu",
     ]
-    assert [line.split(":")[0] for line in lacking(load_pipeline("laion_subset", settings))] == ["network"]
-    assert lacking(load_pipeline("laion_subset", [*settings, "sources.0.download.allow_hosts=['10.0.0.1']"])) == []
+    assert [line.split(":")[0] for line in missing_requirements(load_pipeline("laion_subset", settings))] == ["network"]
+    assert (
+        missing_requirements(load_pipeline("laion_subset", [*settings, "sources.0.download.allow_hosts=['10.0.0.1']"]))
+        == []
+    )
 
 
 @pytest.mark.usefixtures("alone")
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = lacking(load_pipeline("laion_subset", ["sources.0.path=s3://bucket/list.parquet"]))
+    found = missing_requirements(load_pipeline("laion_subset", ["sources.0.path=s3://bucket/list.parquet"]))
     assert any(line.startswith("img2dataset:") for line in found)
     assert any(line.startswith("s3fs: sources.laion.path") for line in found)
 

@@ -8,7 +8,8 @@ import ray
 
 from capfilt.engine.board import Done
 from capfilt.engine.local import run_local
-from capfilt.engine.ray_pool import _enough, run_ray
+from capfilt.engine.ray_cluster import check_capacity
+from capfilt.engine.ray_pool import run_ray
 from capfilt.errors import RunError
 from tests.fake_stages import ROWS, expected, fake_plan
 
@@ -67,4 +68,4 @@ def test_a_stage_that_needs_the_whole_machine_waits_for_it(tmp_path: Path) -> No
 
 def test_more_than_the_machine_has(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"resources.caption: an actor wants 1 GPUs, this machine has 0"):
-        _enough(fake_plan(tmp_path, caption={"num_gpus": 1}))
+        check_capacity(fake_plan(tmp_path, caption={"num_gpus": 1}))

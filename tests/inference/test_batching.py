@@ -12,6 +12,7 @@ from capfilt.inference import batching
 from capfilt.inference.batching import FIRST, LAST, ON_CPU, AdaptiveBatcher, ThreadLanes, batch_size, probe
 from capfilt.inference.rows import Record, Row
 from capfilt.models.blip.adapter import Blip
+from capfilt.stages.base import Task
 from capfilt.stages.caption_score import CaptionScoreStage
 
 FULL = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -128,7 +129,7 @@ def test_both_stages_answer_in_halves_with_the_same_bytes(make_layout: Any, pair
             return answers
 
         stage._batcher = AdaptiveBatcher(narrow)
-        stage.process(0)
+        stage.process(Task(0))
         found.append([layout.shard(part, 0).read_bytes() for part in ("caption", "score")])
     assert found[0] == found[1]
 

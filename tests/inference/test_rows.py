@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from capfilt.errors import DataError
 from capfilt.inference import rows as module
 from capfilt.inference.rows import Row, aligned, model_batches, pixels_of, read_rows
+from capfilt.store.row_filter import RowFilter
+from capfilt.store.schema import NEAR, PAIRS
 
 
 def row(position: int, asked: bool = True, status: str | None = None) -> Row:
@@ -89,8 +91,8 @@ def test_an_error_that_is_not_the_image_s_is_raised() -> None:
 
 def test_sidecars_must_fit(make_layout: Callable[..., Any], pairs_row: Callable[..., Any], write_sidecar: Any) -> None:
     layout = make_layout([[pairs_row(i) for i in range(3)]], near={})
-    columns = {"ingest": ["text"], "near": ["duplicate_of"]}
-    assert [records["near"]["duplicate_of"] for records in aligned(layout, 0, columns)] == [None] * 3
+    columns = {PAIRS: ["text"], NEAR: ["duplicate_of"]}
+    assert [records[NEAR]["duplicate_of"] for records in aligned(layout, 0, columns)] == [None] * 3
     uids = [pairs_row(i)["uid"] for i in range(4)]
     for wrong, place in ((uids[:2], "row 2 is None"), (uids[:4], "row 3 is 0{15}3, in .* it is None")):
         write_sidecar(layout, "near", 0, [{"uid": uid} for uid in wrong])
@@ -103,7 +105,7 @@ def test_sidecars_must_fit(make_layout: Callable[..., Any], pairs_row: Callable[
 
 def test_a_stage_that_is_left_out_is_empty(make_layout: Callable[..., Any], pairs_row: Callable[..., Any]) -> None:
     layout = make_layout([[pairs_row(0)]])
-    assert next(aligned(layout, 0, {"ingest": ["text"], "near": ["duplicate_of"]}))["near"] == {}
+    assert next(aligned(layout, 0, {PAIRS: ["text"], NEAR: ["duplicate_of"]}))[NEAR] == {}
 
 
 def test_images_of_rows_that_are_not_asked_are_let_go(
@@ -111,7 +113,7 @@ def test_images_of_rows_that_are_not_asked_are_let_go(
 ) -> None:
     made = [pairs_row(0), pairs_row(1, role="human"), pairs_row(2, status="rejected"), pairs_row(3), pairs_row(4)]
     layout = make_layout([made], near={made[3]["uid"]: made[0]["uid"]})
-    found = list(read_rows(layout, 0, ("ingest", "near"), ("web",), frozenset({4}), None))
+    found = list(read_rows(layout, 0, (PAIRS, NEAR), ("web",), RowFilter(frozenset({4}))))
     assert [r.status for r in found] == ["ok", "skipped", "skipped", "skipped", "failed"]
     assert [r.image is None for r in found] == [False, True, True, True, True]
-    assert [r.position for r in read_rows(layout, 0, ("ingest", "near"), ("web",), frozenset(), range(1, 3))] == [1, 2]
+    assert [r.position for r in read_rows(layout, 0, (PAIRS, NEAR), ("web",), RowFilter(only=range(1, 3)))] == [1, 2]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from capfilt.config.load import validate
 from capfilt.errors import ConfigError
 from capfilt.selection.calibration import LEAST, Calibration, calibrate, choose
+from capfilt.stages.base import Task
 from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import arrow, score_columns
@@ -94,7 +95,7 @@ def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make
     assert found.precision >= 0.9
     stage = SelectStage(layout)
     stage.setup()
-    stage.process(1)
+    stage.process(Task(1))
     texts = {
         row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["origin"] == "web"
     }
@@ -106,7 +107,7 @@ def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make
     assert higher.threshold == pytest.approx(0.6)
     stage = SelectStage(strict_job)
     stage.setup()
-    stage.process(1)
+    stage.process(Task(1))
     texts = {
         row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["origin"] == "web"
     }

@@ -10,8 +10,10 @@ import torch
 from capfilt.errors import ConfigError
 from capfilt.inference import rows
 from capfilt.models.blip.adapter import Blip
+from capfilt.stages.base import Task
 from capfilt.stages.caption import CaptionStage
 from capfilt.store.layout import RunLayout
+from capfilt.store.row_filter import RowFilter
 from capfilt.store.schema import CAPTIONS, arrow
 from capfilt.store.shards import manifest, table
 
@@ -22,7 +24,7 @@ Make = Callable[..., Any]
 def run(layout: RunLayout, shard: int = 0, **options: Any) -> list[Record]:
     stage = CaptionStage(layout)
     stage.setup()
-    stage.process(shard, **options)
+    stage.process(Task(shard, RowFilter(**options)))
     path = layout.shard("caption", shard)
     return table(path).to_pylist() if path.exists() else []
 
@@ -113,7 +115,7 @@ def test_skip(make_layout: Make, mixed: list[Record], monkeypatch: pytest.Monkey
     decoded = list[bytes]()
     real = rows.decode_image
     monkeypatch.setattr(rows, "decode_image", lambda data, cap: (decoded.append(data), real(data, cap))[1])
-    found = run(layout, skip=frozenset({0}))
+    found = run(layout, quarantined=frozenset({0}))
     assert found[0] == {"uid": mixed[0]["uid"], "captions": None, "status": "failed", "error": "killed its worker"}
     assert mixed[0]["image"]["bytes"] not in decoded
     assert texts(found)[1:] == texts(whole)[1:]
@@ -156,10 +158,10 @@ def test_large_images_that_ingest_allows(make_layout: Make, pairs_row: Make) -> 
 
 def test_settings(make_layout: Make) -> None:
     """All that decides a caption, but for weights and inputs, which have fingerprints of their own."""
-    assert CaptionStage.settings(make_layout([], caption=None).pipeline) is None
-    base = CaptionStage.settings(make_layout([]).pipeline)
+    assert CaptionStage.spec.settings(make_layout([], caption=None).pipeline) is None
+    base = CaptionStage.spec.settings(make_layout([]).pipeline)
     changes: list[Record] = [{"samples": 2}, {"seed": 1}, {"batch_size": 5}, {"decoding": {"top_p": 0.8}}]
-    others = [CaptionStage.settings(make_layout([], caption=change).pipeline) for change in changes]
-    others.append(CaptionStage.settings(make_layout([], dedup={"skip_models": False}).pipeline))
+    others = [CaptionStage.spec.settings(make_layout([], caption=change).pipeline) for change in changes]
+    others.append(CaptionStage.spec.settings(make_layout([], dedup={"skip_models": False}).pipeline))
     assert all(other != base for other in others)
-    assert CaptionStage.settings(make_layout([], select={"itm_threshold": 0.9}).pipeline) == base
+    assert CaptionStage.spec.settings(make_layout([], select={"itm_threshold": 0.9}).pipeline) == base

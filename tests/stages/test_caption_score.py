@@ -1,19 +1,20 @@
 """Captions and scores made together are, to the byte, those that the two stages make one after the other."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from capfilt.engine.board import Board
+from capfilt.engine.board import TaskBoard
 from capfilt.engine.steps import Plan, Step
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.vision import VisionTower
+from capfilt.stages.base import Task
 from capfilt.stages.caption import CaptionStage
 from capfilt.stages.caption_score import CaptionScoreStage
 from capfilt.stages.score import ScoreStage
 from capfilt.store.layout import RunLayout
+from capfilt.store.row_filter import RowFilter
 
 Make = Callable[..., Any]
 Record = dict[str, Any]
@@ -51,9 +52,9 @@ def test_bytes_are_those_of_the_stages_apart(
         make_layout([mixed], near={mixed[5]["uid"]: mixed[4]["uid"]}, name=name, **parts) for name in "ab"
     )
     for stage in (CaptionStage, ScoreStage):
-        ready(stage, apart).process(0, skip)
+        ready(stage, apart).process(Task(0, RowFilter(skip)))
     stage = ready(CaptionScoreStage, together)
-    stage.process(0, skip)
+    stage.process(Task(0, RowFilter(skip)))
     assert files(together) == files(apart)
     assert stage.shared == (models[0] == models[1])
 
@@ -62,7 +63,7 @@ def test_bytes_do_not_depend_on_the_batch_size(make_layout: Make, mixed: list[Re
     found = []
     for name, size in (("a", 1), ("b", 3), ("c", 64)):
         layout = make_layout([mixed], name=name, caption={**QUICK, "batch_size": size}, score={"batch_size": size})
-        ready(CaptionScoreStage, layout).process(0)
+        ready(CaptionScoreStage, layout).process(Task(0))
         found.append(files(layout))
     assert found[0] == found[1] == found[2]
 
@@ -78,7 +79,7 @@ def test_bytes_do_not_depend_on_a_workers_cores(
         for stage in stages:
             made = ready(stage, layout)
             assert made._batcher._lanes.count == cores
-            made.process(0)
+            made.process(Task(0))
         found.append(files(layout))
     assert found[0] == found[1] == found[2]
 
@@ -94,7 +95,7 @@ def test_an_equal_tower_runs_once_an_image(
             [mixed[:11]], name=str(times), caption={"model": models[0], **QUICK}, score={"model": models[1]}
         )
         seen.clear()
-        ready(CaptionScoreStage, layout).process(0)
+        ready(CaptionScoreStage, layout).process(Task(0))
         assert sum(seen) == times
 
 
@@ -106,7 +107,7 @@ def test_only_some_rows_and_nothing_written(
     spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
     monkeypatch.setattr(Blip, "captions", spy)
     layout = make_layout([mixed], caption=QUICK)
-    ready(CaptionScoreStage, layout).process(0, only=range(2, 5))
+    ready(CaptionScoreStage, layout).process(Task(0, RowFilter(only=range(2, 5))))
     assert captioned == [mixed[2]["uid"], mixed[4]["uid"]]
     assert not layout.folder("caption").exists()
 
@@ -117,25 +118,28 @@ def plan(layout: RunLayout, caption: tuple[int, ...], score: tuple[int, ...]) ->
 
 def test_the_planner_makes_together_what_is_missing_of_both(make_layout: Make, mixed: list[Record]) -> None:
     layout = make_layout([mixed[:1]] * 3)
-    work = {step.name: step.todo for step in plan(layout, (0, 1), (0, 1, 2)).work}
+    work = {group.name: group.todo for group in plan(layout, (0, 1), (0, 1, 2)).groups}
     assert work == {"caption+score": (0, 1), "caption": (), "score": (2,)}
-    assert [step.name for step in plan(layout, (), (0, 1, 2)).work] == ["caption", "score"]
+    assert [group.name for group in plan(layout, (), (0, 1, 2)).groups] == ["caption", "score"]
     for change in ({"resources": {"caption": {"num_gpus": 0.5}}}, {"caption": {"device": "auto"}}):
         other = make_layout([mixed[:1]], name="other", **change)
-        assert [step.name for step in plan(other, (0,), (0,)).work] == ["caption", "score"]
+        assert [group.name for group in plan(other, (0,), (0,)).groups] == ["caption", "score"]
 
 
 def test_a_shard_that_kills_is_left_to_the_stages_apart(make_layout: Make, mixed: list[Record]) -> None:
     layout = make_layout([mixed[:1]] * 2)
-    board = Board(plan(replace(layout, folders={**layout.folders}), (0, 1), (0, 1)))
-    assert board.ready("caption+score") == [0, 1]
-    assert board.ready("caption") == board.ready("score") == []
-    board.take("caption+score", 1)
-    board.part("caption+score", 1)
-    assert board.ready("caption") == [1]
-    assert board.ready("score") == []
+    board = TaskBoard(plan(layout, (0, 1), (0, 1)))
+    assert list(board.ready("caption+score")) == [0, 1]
+    assert not board.ready("caption")
+    assert not board.ready("score")
+    assert [board.take("caption+score"), board.take("caption+score")] == [0, 1]
+    board.split("caption+score", 1)
+    assert list(board.ready("caption")) == [1]
+    assert not board.ready("score")
+    assert board.take("caption") == 1
     board.finish("caption", 1)
-    assert board.ready("score") == [1]
+    assert list(board.ready("score")) == [1]
+    assert board.take("score") == 1
     board.finish("score", 1)
     assert not board.finished
     board.finish("caption+score", 0)

@@ -17,6 +17,7 @@ from PIL import Image
 from capfilt.errors import DataError
 from capfilt.media.images import decode_image, phash
 from capfilt.models.blip.adapter import Blip
+from capfilt.stages.base import Task
 from capfilt.stages.dedup import DedupStage
 from capfilt.stages.near import NearStage
 from capfilt.store.layout import RunLayout
@@ -60,12 +61,12 @@ def dedup(make_layout: Maker, pairs_row: Maker) -> Callable[..., tuple[RunLayout
         layout = make_layout(pairs, near={} if near else None, name=f"run{next(NUMBERS)}", **parts)
         if near:
             layout = replace(layout, folders=layout.folders | {"near": "near-1"})
-            NearStage(layout).process(0)
+            NearStage(layout).process(Task(0))
         if layout.has("score"):
             write_scores(layout, shards, pairs)
         stage = DedupStage(layout)
         stage.setup()
-        stage.process(0)
+        stage.process(Task(0))
         return layout, [row for i in range(len(shards)) for row in table(layout.shard("dedup", i)).to_pylist()]
 
     return run
@@ -174,7 +175,7 @@ def test_a_sidecar_of_other_rows_is_refused(dedup: Maker) -> None:
     layout, _ = dedup([[{"n": 1, "vector": A}]])
     write_scores(layout, [[{"n": 2, "vector": A}]], [[{"uid": uid(2)}]])
     with pytest.raises(DataError, match="uids are not those"):
-        DedupStage(layout).process(0)
+        DedupStage(layout).process(Task(0))
 
 
 @pytest.fixture
@@ -218,10 +219,10 @@ def test_evaluation_images_are_found_by_embedding(
 
 def test_settings_follow_the_content_of_an_evaluation_set(make_layout: Maker, eval_file: Path) -> None:
     layout: RunLayout = make_layout([[]], dedup={"decontaminate": [{"path": str(eval_file)}]})
-    first = DedupStage.settings(layout.pipeline)
+    first = DedupStage.spec.settings(layout.pipeline)
     assert str(eval_file.parent) not in str(first)
     pq.write_table(pa.table({"image": pa.array([b"x"])}), eval_file)
-    assert DedupStage.settings(layout.pipeline) != first
+    assert DedupStage.spec.settings(layout.pipeline) != first
     eval_file.unlink()
     with pytest.raises(DataError, match=r"coco\.parquet"):
-        DedupStage.settings(layout.pipeline)
+        DedupStage.spec.settings(layout.pipeline)

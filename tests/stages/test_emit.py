@@ -16,9 +16,11 @@ from PIL import Image
 from capfilt.selection.accounting import account
 from capfilt.sinks.parquet import COLUMNS
 from capfilt.stages import emit
+from capfilt.stages.base import Task
 from capfilt.stages.emit import NAME, NEW, OLD, EmitStage, recover
 from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
+from capfilt.store.row_filter import RowFilter
 from capfilt.store.schema import CAPTIONS, arrow, score_columns
 from capfilt.store.shards import ShardWriter, shard_name
 
@@ -43,7 +45,7 @@ def layout(make_layout: Callable[..., RunLayout], pairs_row: Callable[..., Recor
     itm = [[(0.75, 0.5), (0.25, 0.75), (0.25, 0.25), (None, None)], [(0.5, 0.0), (0.0, None)]]
     for shard, scores in enumerate(itm):
         write_shard(made, shard, [row["uid"] for row in shards[shard]], scores)
-        SelectStage(made).process(shard)
+        SelectStage(made).process(Task(shard))
     return made
 
 
@@ -74,7 +76,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def test_every_format_has_the_kept_pairs(layout: RunLayout) -> None:
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     dataset = layout.run / NAME
     kept = [("0", "web"), ("0", "synthetic"), ("1", "synthetic"), ("4", "web"), ("5", "human")]
     for pattern in ("data/*.parquet", "pairs/*.parquet"):
@@ -90,7 +92,7 @@ def test_every_format_has_the_kept_pairs(layout: RunLayout) -> None:
 
 
 def test_accounting_beside_the_data(layout: RunLayout) -> None:
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     facts = json.loads((layout.run / NAME / "accounting.json").read_text())
     emitted = facts.pop("emitted")
     assert facts == account(layout).to_dict()
@@ -101,7 +103,7 @@ def test_accounting_beside_the_data(layout: RunLayout) -> None:
 
 
 def test_the_folder_opens_in_datasets_with_its_card(layout: RunLayout, caplog: pytest.LogCaptureFixture) -> None:
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     caplog.clear()
     loaded = load_dataset(str(layout.run / NAME), split="train", cache_dir=str(layout.run / "cache"))
     assert loaded.num_rows == 5
@@ -117,7 +119,7 @@ def front(layout: RunLayout) -> tuple[Record, str]:
 
 
 def test_the_card_says_what_the_data_are(layout: RunLayout) -> None:
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     head, body = front(layout)
     assert head["license"] == "other"
     assert head["size_categories"] == ["n<1K"]
@@ -132,9 +134,9 @@ def test_the_card_says_what_the_data_are(layout: RunLayout) -> None:
 
 def test_the_card_without_parquet(layout: RunLayout) -> None:
     for part, path in (({"format": "webdataset"}, "webdataset/*.tar"), ({"format": "pairs"}, "pairs/*.parquet")):
-        EmitStage(again(layout, emit=[part])).process()
+        EmitStage(again(layout, emit=[part])).process(Task(0))
         assert front(layout)[0]["configs"][0]["data_files"][0]["path"] == path
-    EmitStage(again(layout, emit=[{"format": "blip_json"}])).process()
+    EmitStage(again(layout, emit=[{"format": "blip_json"}])).process(Task(0))
     assert "configs" not in front(layout)[0]
 
 
@@ -146,26 +148,26 @@ def again(layout: RunLayout, **parts: Any) -> RunLayout:
 
 def test_hostile_names_stay_data_in_the_card(layout: RunLayout) -> None:
     source = {"type": "parquet", "path": "a", "name": "a: {b}\n---\n| x <script>"}
-    EmitStage(again(layout, sources=[source])).process()
+    EmitStage(again(layout, sources=[source])).process(Task(0))
     head, body = front(layout)
     assert head["pretty_name"] == "run"
     assert "- Sources: a: {b} --- \\| x \\<script\\> (parquet, web)\n" in body
 
 
 def test_two_runs_give_equal_bytes(layout: RunLayout) -> None:
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     first = tree(layout.run / NAME)
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     assert tree(layout.run / NAME) == first
     shutil.copytree(layout.run, layout.run.with_name("elsewhere"))
-    EmitStage(replace(layout, run=layout.run.with_name("elsewhere"))).process()
+    EmitStage(replace(layout, run=layout.run.with_name("elsewhere"))).process(Task(0))
     assert tree(layout.run.with_name("elsewhere") / NAME) == first
 
 
 def test_nothing_kept_is_a_data_set_too(layout: RunLayout) -> None:
     none = replace(again(layout, select={"itm_threshold": 1.0}), shards=layout.shards[:1])
-    SelectStage(none).process(0)
-    EmitStage(none).process()
+    SelectStage(none).process(Task(0))
+    EmitStage(none).process(Task(0))
     assert pq.read_schema(layout.run / NAME / "data" / "train-00000-of-00001.parquet").names == [
         c.name for c in COLUMNS
     ]
@@ -173,7 +175,7 @@ def test_nothing_kept_is_a_data_set_too(layout: RunLayout) -> None:
 
 
 def test_only_writes_nothing(layout: RunLayout) -> None:
-    EmitStage(layout).process(0, only=range(0, 1))
+    EmitStage(layout).process(Task(0, RowFilter(only=range(0, 1))))
     assert not (layout.run / NAME).exists()
 
 
@@ -186,7 +188,7 @@ def test_a_kill_while_swapping_leaves_a_complete_data_set(
     layout: RunLayout, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """The moments: before the old one moves away, before the new one moves in, before the old one is removed."""
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     old = tree(layout.run / NAME)
     fewer = again(layout, emit=[{"format": "pairs"}])
     calls = 0
@@ -205,19 +207,19 @@ def test_a_kill_while_swapping_leaves_a_complete_data_set(
         patch.setattr(Path, "rename", dying(Path.rename))
         patch.setattr(emit.shutil, "rmtree", dying(shutil.rmtree))
         with pytest.raises(Killed):
-            EmitStage(fewer).process()
+            EmitStage(fewer).process(Task(0))
     left = tree(layout.run / NAME) if (layout.run / NAME).exists() else tree(layout.run / OLD)
     assert (left == old) == (moment < 3)
     recover(layout.run)
     assert tree(layout.run / NAME) == left
     assert not (layout.run / OLD).exists()
     assert not (layout.run / NEW).exists()
-    EmitStage(fewer).process()
+    EmitStage(fewer).process(Task(0))
     assert set(tree(layout.run / NAME)) == {"README.md", "accounting.json", "pairs/pairs.parquet"}
 
 
 def test_a_kill_while_writing_leaves_the_old_one(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     old = tree(layout.run / NAME)
 
     def die(*_: object) -> None:
@@ -226,9 +228,9 @@ def test_a_kill_while_writing_leaves_the_old_one(layout: RunLayout, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(emit, "write_pairs", die)
         with pytest.raises(Killed):
-            EmitStage(layout).process()
+            EmitStage(layout).process(Task(0))
     assert tree(layout.run / NAME) == old
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     assert tree(layout.run / NAME) == old
     assert not (layout.run / NEW).exists()
 
@@ -237,14 +239,14 @@ def test_a_kill_within_recovery_is_recovered(layout: RunLayout) -> None:
     (layout.run / OLD).mkdir()
     (layout.run / OLD / "half.txt").touch()
     (layout.run / NEW).mkdir()
-    EmitStage(layout).process()
+    EmitStage(layout).process(Task(0))
     assert "half.txt" not in tree(layout.run / NAME)
     assert not (layout.run / OLD).exists()
 
 
 def test_settings_hold_name_formats_and_models(layout: RunLayout) -> None:
-    before = EmitStage.settings(layout.pipeline)
-    assert EmitStage.settings(again(layout, name="other").pipeline) != before
-    assert EmitStage.settings(again(layout, emit=FORMATS[:1]).pipeline) != before
-    assert EmitStage.settings(again(layout, select={"itm_threshold": 0.9}).pipeline) == before
+    before = EmitStage.spec.settings(layout.pipeline)
+    assert EmitStage.spec.settings(again(layout, name="other").pipeline) != before
+    assert EmitStage.spec.settings(again(layout, emit=FORMATS[:1]).pipeline) != before
+    assert EmitStage.spec.settings(again(layout, select={"itm_threshold": 0.9}).pipeline) == before
     assert shard_name(0) not in json.dumps(before)

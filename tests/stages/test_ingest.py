@@ -20,9 +20,10 @@ from capfilt.config.load import validate
 from capfilt.errors import ConfigError
 from capfilt.sources import open_source
 from capfilt.stages import ingest
-from capfilt.stages.base import NOTHING
+from capfilt.stages.base import Task
 from capfilt.stages.ingest import IngestStage, row_uid
 from capfilt.store.layout import RunLayout
+from capfilt.store.row_filter import RowFilter
 from capfilt.store.schema import PAIRS, arrow
 from capfilt.store.shards import manifest
 
@@ -40,7 +41,7 @@ GOOD = encode()
 
 
 def run(path: Path, out: Path, kind: str = "parquet", role: str = "web", only: range | None = None,
-        skip: frozenset[int] = NOTHING, **rules: Any) -> RunLayout:  # fmt: skip
+        skip: frozenset[int] = frozenset(), **rules: Any) -> RunLayout:  # fmt: skip
     """Ingest everything at `path`."""
     source = {"type": kind, "path": str(path), "name": "web", "role": role}
     raw = {"sources": [source], "ingest": rules, "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}
@@ -50,7 +51,7 @@ def run(path: Path, out: Path, kind: str = "parquet", role: str = "web", only: r
     stage = IngestStage(layout)
     stage.setup()
     for shard in range(len(units)):
-        stage.process(shard, skip, only)
+        stage.process(Task(shard, RowFilter(skip, only)))
     return layout
 
 
@@ -162,7 +163,7 @@ def test_settings_hold_no_path_and_change_with_rules_and_block_list(tmp_path: Pa
     def found(**rules: Any) -> str:
         source = {"type": "parquet", "path": str(tmp_path / "a.parquet")}
         raw = {"sources": [source], "ingest": rules, "select": {"policy": "keep_all"}, "dedup": {"semantic": None}}
-        return json.dumps(IngestStage.settings(validate(raw, "test")), sort_keys=True)
+        return json.dumps(IngestStage.spec.settings(validate(raw, "test")), sort_keys=True)
 
     (tmp_path / "block").write_text("")
     assert str(tmp_path) not in found(block_hashes=str(tmp_path / "block"))

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from capfilt.config.pipeline import Pipeline
+from capfilt.stages.base import Task
 from capfilt.stages.near import NearStage
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import NEAR, arrow
@@ -48,7 +49,7 @@ def near(make_layout: Maker, pairs_row: Maker) -> Callable[..., tuple[RunLayout,
         layout = replace(layout, folders=layout.folders | {"near": "near-1"})
         stage = NearStage(layout)
         stage.setup()
-        stage.process(0)
+        stage.process(Task(0))
         return layout, [row for i in range(len(shards)) for row in table(layout.shard("near", i)).to_pylist()]
 
     return run
@@ -175,7 +176,7 @@ def test_the_same_bytes_again_and_their_layout(near: Maker) -> None:
 def test_left_out_where_nothing_is_asked_for() -> None:
     source = {"sources": [{"type": "parquet", "path": "x"}]}
     off = {"exact": False, "url_text": False, "perceptual": None}
-    assert NearStage.settings(Pipeline.model_validate(source | {"dedup": off | {"semantic": None}, "score": None}
+    assert NearStage.spec.settings(Pipeline.model_validate(source | {"dedup": off | {"semantic": None}, "score": None}
                          | {"select": {"policy": "keep_all"}})) is None  # fmt: skip
     on = Pipeline.model_validate(source | {"dedup": {"semantic": None}, "select": {"policy": "keep_all"}})
-    assert NearStage.settings(on) == {"exact": True, "perceptual": {"max_distance": 4}, "url_text": True}
+    assert NearStage.spec.settings(on) == {"exact": True, "perceptual": {"max_distance": 4}, "url_text": True}

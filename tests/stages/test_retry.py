@@ -67,14 +67,14 @@ def test_captions_of_untouched_shards_are_taken_over(make_layout: Make, pairs_ro
             writer.write({"uid": row["uid"], "status": "ok"} for row in rows)
     again, made = pairs_again(layout, [first[0], [pairs_row(3)]], write_sidecar)
     assert again.shard("ingest", 0).samefile(layout.shard("ingest", 0))
-    assert reuse(again, CaptionStage, 0)
+    assert reuse(again, CaptionStage.spec, 0)
     assert again.shard("caption", 0).samefile(layout.shard("caption", 0))
-    assert not reuse(again, CaptionStage, 1)
+    assert not reuse(again, CaptionStage.spec, 1)
     assert not again.shard("caption", 1).exists()
     again.shard("caption", 0).unlink()
     other = {**made, "settings": {"seed": 1}, "inputs": {"ingest": "x"}}
     write_atomic(again.folder("caption") / "fingerprint.json", canonical(other))
-    assert not reuse(again, CaptionStage, 0)
+    assert not reuse(again, CaptionStage.spec, 0)
 
 
 def test_a_shard_has_a_second_name_where_there_are_no_links(

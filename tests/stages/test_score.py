@@ -15,8 +15,10 @@ from capfilt.errors import ConfigError
 from capfilt.inference import rows
 from capfilt.media.text import pre_caption
 from capfilt.models.blip.adapter import Blip
+from capfilt.stages.base import Task
 from capfilt.stages.score import ScoreStage
 from capfilt.store.layout import RunLayout
+from capfilt.store.row_filter import RowFilter
 from capfilt.store.schema import arrow, score_columns
 from capfilt.store.shards import table
 
@@ -28,7 +30,7 @@ SCORES = ("web_itc", "web_itm", "caption_itc", "caption_itm", "image_embedding")
 def run(layout: RunLayout, shard: int = 0, **options: Any) -> list[Record]:
     stage = ScoreStage(layout)
     stage.setup()
-    stage.process(shard, **options)
+    stage.process(Task(shard, RowFilter(**options)))
     path = layout.shard("score", shard)
     return table(path).to_pylist() if path.exists() else []
 
@@ -106,7 +108,7 @@ def test_one_vision_pass_an_image(layout: RunLayout) -> None:
     stage.setup()
     seen = list[int]()
     stage.blip.med.vision.register_forward_hook(lambda module, given, states: seen.append(len(states)))
-    stage.process(0)
+    stage.process(Task(0))
     assert seen == [3, 1]  # four asked, of which the bytes of one are no image; the fifth
 
 
@@ -143,7 +145,7 @@ def test_skip(layout: RunLayout, mixed: list[Record], monkeypatch: pytest.Monkey
     decoded = list[bytes]()
     real = rows.decode_image
     monkeypatch.setattr(rows, "decode_image", lambda data, cap: (decoded.append(data), real(data, cap))[1])
-    found = run(layout, skip=frozenset({1}))
+    found = run(layout, quarantined=frozenset({1}))
     assert (found[1]["status"], found[1]["error"]) == ("failed", "killed its worker")
     assert all(found[1][name] is None for name in SCORES)
     assert mixed[1]["image"]["bytes"] not in decoded
@@ -181,9 +183,9 @@ def test_the_model_must_judge(make_layout: Make, pairs_row: Make) -> None:
 
 
 def test_settings(make_layout: Make) -> None:
-    base = ScoreStage.settings(make_layout([]).pipeline)
-    assert ScoreStage.settings(make_layout([], score={"batch_size": 5}).pipeline) != base
-    assert ScoreStage.settings(make_layout([], dedup={"skip_models": False}).pipeline) != base
-    assert ScoreStage.settings(make_layout([], select={"itm_threshold": 0.9}).pipeline) == base
+    base = ScoreStage.spec.settings(make_layout([]).pipeline)
+    assert ScoreStage.spec.settings(make_layout([], score={"batch_size": 5}).pipeline) != base
+    assert ScoreStage.spec.settings(make_layout([], dedup={"skip_models": False}).pipeline) != base
+    assert ScoreStage.spec.settings(make_layout([], select={"itm_threshold": 0.9}).pipeline) == base
     bare = {"select": {"policy": "keep_all"}, "dedup": {"semantic": None}}
-    assert ScoreStage.settings(make_layout([], score=None, **bare).pipeline) is None
+    assert ScoreStage.spec.settings(make_layout([], score=None, **bare).pipeline) is None

@@ -6,8 +6,10 @@ from typing import Any
 
 from capfilt.config.load import validate
 from capfilt.config.pipeline import Pipeline
+from capfilt.stages.base import Task
 from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
+from capfilt.store.row_filter import RowFilter
 from capfilt.store.shards import table
 from tests.sidecar_rows import Record, caption, score, write
 
@@ -21,12 +23,12 @@ def test_process_writes_the_shard_with_equal_bytes(make_layout: Jobs, pairs_row:
         layout, caption=[caption(i, "a", "b") for i in range(3)], score=[score(i, 0.9, 0.1, 0.7) for i in range(3)]
     )
     path = layout.shard("select", 0)
-    SelectStage(layout).process(0, only=range(0, 1))
+    SelectStage(layout).process(Task(0, RowFilter(only=range(0, 1))))
     assert not path.exists()
-    SelectStage(layout).process(0)
+    SelectStage(layout).process(Task(0))
     first = path.read_bytes()
     path.unlink()
-    SelectStage(layout).process(0)
+    SelectStage(layout).process(Task(0))
     assert path.read_bytes() == first
     assert table(path).num_rows == 9
 
@@ -37,9 +39,9 @@ def pipeline(path: str = "tiny/captioner", **parts: Any) -> Pipeline:
 
 
 def test_settings_hold_the_policy_and_what_is_written_of_the_captioner() -> None:
-    before = SelectStage.settings(pipeline())
-    assert SelectStage.settings(pipeline(select={"itm_threshold": 0.6})) != before
-    assert SelectStage.settings(pipeline(caption={"model": "tiny/captioner", "seed": 1})) != before
-    assert SelectStage.settings(pipeline(dedup={"exact": False})) == before
-    assert SelectStage.settings(pipeline("/here/mine")) == SelectStage.settings(pipeline("/there/mine"))
+    before = SelectStage.spec.settings(pipeline())
+    assert SelectStage.spec.settings(pipeline(select={"itm_threshold": 0.6})) != before
+    assert SelectStage.spec.settings(pipeline(caption={"model": "tiny/captioner", "seed": 1})) != before
+    assert SelectStage.spec.settings(pipeline(dedup={"exact": False})) == before
+    assert SelectStage.spec.settings(pipeline("/here/mine")) == SelectStage.spec.settings(pipeline("/there/mine"))
     json.dumps(before)

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from capfilt.errors import DataError
 from capfilt.store import shards
 from capfilt.store.schema import CAPTIONS, IMAGE, arrow, score_columns
-from capfilt.store.shards import ShardWriter, batches, clean, file_sha256, manifest, shard_name, table, write_atomic
+from capfilt.store.shards import (
+    ShardWriter,
+    batches,
+    file_sha256,
+    manifest,
+    remove_temp_files,
+    shard_name,
+    table,
+    write_atomic,
+)
 
 Record = dict[str, Any]
 SCHEMA = pa.schema([("uid", pa.string()), ("text", pa.string()), ("image", IMAGE), ("status", pa.string())])
@@ -196,5 +205,5 @@ def test_write_atomic_and_clean(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a" / "run.json", b"[]")
     orphan = tmp_path / "a" / ".00000.parquet.123"
     orphan.write_bytes(b"half")
-    clean(tmp_path / "a")
+    remove_temp_files(tmp_path / "a")
     assert [(file.name, file.read_text()) for file in (tmp_path / "a").iterdir()] == [("run.json", "[]")]

@@ -36,7 +36,6 @@ _SCORES = {
     "itm": ("ITM", "probability that text and image match, by cross-attention"),
     "itc": ("ITC", "cosine of the text's and the image's features"),
 }
-_STAGES = ("ingest", "near", "caption", "score", "dedup", "select", "emit")
 
 
 def write_report(layout: RunLayout, facts: Mapping[str, Any], accounting: Mapping[str, Any] | None, out: Path) -> Path:
@@ -177,8 +176,7 @@ def _facts(layout: RunLayout, facts: Mapping[str, Any]) -> dict[str, Any]:
             "fingerprint": facts.get("fingerprints", {}).get(name),
             "seconds": facts.get("seconds", {}).get(name),
         }
-        for name in _STAGES
-        if layout.has(name)
+        for name in layout.folders
     ]
     models = [
         {"role": role, "model": use.model, "revision": use.revision, "digest": layout.digests.get(role)}

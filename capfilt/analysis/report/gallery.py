@@ -27,6 +27,7 @@ from capfilt.selection.policies import policy_of
 from capfilt.selection.texts import Score
 from capfilt.store.layout import RunLayout
 from capfilt.store.parquet import open_parquet, read_row_group
+from capfilt.store.schema import PAIRS
 from capfilt.store.shards import table
 
 CARDS = 36
@@ -80,7 +81,7 @@ def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[st
 def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:
     """uid -> data URI; a picture that cannot be decoded is left out. Only row groups that hold one are read."""
     out: dict[str, str] = {}
-    for path in (layout.shard("ingest", index) for index in range(len(layout.shards))):
+    for path in (layout.shard(PAIRS, index) for index in range(len(layout.shards))):
         for uid, data in _images(path, uids) if path.is_file() and uids else ():
             uri = thumbnail(data, layout.pipeline.ingest.max_pixels)
             if uri is not None:

@@ -11,7 +11,7 @@ import pytest
 from capfilt.analysis.report.rounds import chart, write_loop_report
 from capfilt.errors import DataError
 from capfilt.store.layout import RunLayout
-from capfilt.store.run_folder import write_facts
+from capfilt.store.run_folder import RunFolder
 
 _RUN: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "run_folder.py"))
 build_run: Callable[..., RunLayout] = _RUN["build_run"]
@@ -35,7 +35,7 @@ def loop(tmp_path: Path) -> Path:
         units = [[unit.source, unit.path, unit.start, unit.stop] for unit in layout.shards]
         pipeline = layout.pipeline.model_dump(mode="json")
         facts = {"pipeline": pipeline, "units": units, "folders": layout.folders, "digests": layout.digests}
-        write_facts(folder, facts)
+        RunFolder(folder).write_facts(facts)
         if layout.run != folder:
             layout.run.rename(folder)
         (folder / "pretrain-a").mkdir()
