@@ -123,6 +123,16 @@ def test_a_finished_run_is_left_as_it_is(tiny_recipe: Recipes, tmp_path: Path) -
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 7))
 
 
+def test_the_callers_threads_and_random_generator_are_as_before(tiny_recipe: Recipes) -> None:
+    torch.set_num_threads(2)
+    before = torch.get_rng_state()
+    train(load_recipe(tiny_recipe("captioner", optim={"epochs": 1})))
+    with pytest.raises(DataError):
+        train(load_recipe(tiny_recipe("captioner", "gone", data={"sources": [{"path": "/gone"}]})))
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_going_on_with_other_ranks_is_said(
     tiny_recipe: Recipes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

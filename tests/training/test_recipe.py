@@ -9,7 +9,7 @@ import yaml
 from capfilt.config.yaml_file import SHIPPED, find_yaml
 from capfilt.errors import ConfigError
 from capfilt.training.objectives.blip.settings import KINDS
-from capfilt.training.recipe import load_recipe
+from capfilt.training.recipe import load_recipe, parse_recipe
 
 Recipes = Callable[..., Path]
 
@@ -99,6 +99,15 @@ def test_refusals_name_file_key_and_what_is_allowed(tiny_recipe: Recipes, settin
     told = refusal(path, *settings)
     assert told.startswith(f"{path}: ")
     assert message in told
+
+
+def test_a_recipe_without_a_type_is_blips_and_its_json_says_no_more(tiny_recipe: Recipes) -> None:
+    path = tiny_recipe()
+    recipe = load_recipe(path)
+    assert load_recipe(path, ["objective.type=blip"]) == recipe
+    assert parse_recipe(recipe.model_dump_json()) == recipe
+    assert "type" not in recipe.model_dump(mode="json")["objective"]
+    assert "objective.type: no objective has the name 'blib'; known: blip" in refusal(path, "objective.type=blib")
 
 
 @pytest.mark.parametrize("text", ["", "- a", "recipe: [", "just words", "\x00"])

@@ -41,3 +41,16 @@ def test_others_are_not(monitor: CollapseMonitor, values: list[float], caplog: p
     with caplog.at_level(logging.WARNING):
         see(monitor, values)
     assert not caplog.records
+
+
+def test_a_resumed_monitor_does_not_warn_again(caplog: pytest.LogCaptureFixture) -> None:
+    first, resumed, early = (CollapseMonitor(1.0) for _ in range(3))
+    see(first, [0.6365] * (COLLAPSE_STEPS - 1))
+    early.restore({"mean": first.mean, "stuck": first.stuck, "told": False})  # as checkpoints had it before
+    resumed.restore(first.state())
+    assert resumed == first == early
+    with caplog.at_level(logging.WARNING):
+        see(resumed, [0.6365])
+        first.restore(resumed.state())
+        see(first, [0.6365])
+    assert len(caplog.records) == 1
