@@ -93,7 +93,7 @@ def _epoch(trainer: Trainer, epoch: int, log: Log) -> None:
     """Run the rest of the epoch. The caller writes its last checkpoint, after validation, so that none is skipped."""
     recipe, position = trainer.recipe, trainer.position
     start = position.step - epoch * trainer.steps_per_epoch
-    batches = trainer.feed.batches(epoch, start * recipe.optim.accumulate)
+    batches = trainer.loader.batches(epoch, start * recipe.optim.accumulate)
     for left in reversed(range(trainer.steps_per_epoch - start)):
         terms = _step(trainer, batches)
         position.step += 1

@@ -1,16 +1,15 @@
 """Which rows a training run may draw: Parquet sources, and the index of their usable texts.
 
-The index is built once from the light columns (texts, filter columns), never the images: 10 bytes a sample, so 14 M
-pairs take 140 MB in each process. The images come later, a row group at a time (`Rows`).
+The index is built once from the light columns (texts, filter columns), never from the images. It takes 10 bytes per
+sample, so 14 M pairs take 140 MB in each process. Images are read later, one row group at a time (`SampleReader`).
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from capfilt.errors import DataError
-from capfilt.media.text import cell_texts, text_slots
+from capfilt.media.text import text_slots
 from capfilt.store.parquet import (
-    RowGroupCache,
     column_bytes,
     is_binary,
     is_list,
@@ -36,34 +34,34 @@ logger = logging.getLogger(__name__)
 _Ints = NDArray[np.int32]
 
 SAMPLE = -1
-"""The slot of a sample whose text is drawn anew each time."""
+"""The slot of a sample whose text is drawn each time that it is used."""
 
 
 class SourceConfig(BaseModel):
-    """Parquet rows of one origin and how an epoch draws from them."""
+    """The Parquet rows of one source, and how an epoch draws from them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     """File, directory or glob."""
     image: str = "image"
-    """Column: encoded bytes, or a struct with `bytes` as `datasets` writes it. Paths and URLs are not followed."""
+    """Column of encoded images, or of structs with `bytes` as `datasets` writes them. Paths and URLs are not read."""
     text: str | list[str] = "text"
-    """Columns of strings or lists of strings; each may be null in a row. A row with no text at all is left out."""
+    """Columns of strings or lists of strings; each may be null in a row. A row without any text is left out."""
     image_id: str | None = None
-    """Column of strings or integers; equal values are the same image in all sources. Default: uid or file and row."""
+    """Column of strings or integers: equal values are the same image, in all sources. Default: uid, or file and row."""
     uid: str | None = "uid"
-    """Column; where it is missing or null, `<file name>:<row>`."""
+    """Column of row names. If it is missing or null, a row is named `<file name>:<row>`."""
     weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
-    """How often an epoch sees each sample: 2 is twice, 0.5 a seeded half that changes by epoch."""
+    """How often an epoch uses each sample: 2 is twice, 0.5 a seeded half that changes from epoch to epoch."""
     text_mode: Literal["sample", "all"] = "sample"
-    """`sample`: one of the row's texts is drawn each time. `all`: every text of the row is a sample of its own."""
+    """`sample`: a row is one sample, one of its texts is drawn each time. `all`: every text of a row is a sample."""
     text_weights: list[float] | None = None
-    """`sample` only: relative weight of each text column; default: every text of the row is as likely as another."""
+    """`sample` only: relative weight of each text column. Default: every text of the row is equally likely."""
     min: dict[str, float] = Field(default_factory=dict)
-    """Keeps the rows whose column is >= the value; null and NaN are below everything."""
+    """Column -> smallest value: other rows are left out, and so are those with null or NaN there."""
     limit: int | None = Field(default=None, ge=1)
-    """The first N usable rows (after `min`, with a text), in file order."""
+    """Use only the first N usable rows (after `min`, with a text), in file order."""
 
     @property
     def texts(self) -> list[str]:
@@ -80,13 +78,13 @@ class SourceConfig(BaseModel):
         return self
 
     def columns(self, schema: pa.Schema) -> list[str]:
-        """What a training step reads of a file with this schema."""
+        """The columns that a training step reads from a file with this schema."""
         names = [self.image, *self.texts, self.image_id, self.uid]
         return [name for name in dict.fromkeys(names) if name is not None and name in schema.names]
 
 
-class Group(NamedTuple):
-    """One row group of one file, as the feed reads it."""
+class RowGroup(NamedTuple):
+    """One row group of one Parquet file."""
 
     source: int
     path: str
@@ -99,26 +97,30 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Index:
+class SampleIndex:
     """Every sample of every source: sample i is row `row[i]` of row group `groups[group[i]]`, text `slot[i]`."""
 
     sources: tuple[SourceConfig, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[RowGroup, ...]
     group: NDArray[np.int32]
     row: NDArray[np.int32]
     slot: NDArray[np.int32]
-    """Number of the text among all of the row's, empty ones counted; SAMPLE where it is drawn."""
+    """Number of the text among all texts of the row, empty ones included; SAMPLE if a text is drawn each time."""
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """(sources + 1,) where each source's samples begin; the last entry is the number of samples."""
+        """(sources + 1,) int64: the first sample of each source, then the number of samples."""
         origin = np.array([group.source for group in self.groups], dtype=np.int64)
         return np.searchsorted(origin[self.group], np.arange(len(self.sources) + 1))
 
 
-def build_index(sources: list[SourceConfig]) -> Index:
-    """Reads the sources' light columns. Raises DataError for a missing column or a source without a usable row."""
-    groups: list[Group] = []
+def build_index(sources: list[SourceConfig]) -> SampleIndex:
+    """Index every sample of the sources, from their light columns.
+
+    Raises:
+        DataError: a column is missing or has the wrong type, or a source has no usable row.
+    """
+    groups: list[RowGroup] = []
     parts: list[NDArray[np.int32]] = []
     for number, source in enumerate(sources):
         before = len(parts)
@@ -126,10 +128,10 @@ def build_index(sources: list[SourceConfig]) -> Index:
         if not sum(part.shape[1] for part in parts[before:]):
             raise DataError(f"{source.path}: no row has a text in {source.texts} and passes min={source.min}")
     group, row, slot = np.concatenate(parts, axis=1) if parts else np.zeros((3, 0), np.int32)
-    return Index(tuple(sources), tuple(groups), group, row, slot)
+    return SampleIndex(tuple(sources), tuple(groups), group, row, slot)
 
 
-def _index_source(number: int, source: SourceConfig, groups: list[Group]) -> list[NDArray[np.int32]]:
+def _index_source(number: int, source: SourceConfig, groups: list[RowGroup]) -> list[NDArray[np.int32]]:
     parts, left, textless = [], source.limit, 0
     for group, table in _light_tables(number, source):
         rows, slots, empty = _samples(table, source, left)
@@ -144,7 +146,7 @@ def _index_source(number: int, source: SourceConfig, groups: list[Group]) -> lis
     return parts
 
 
-def _light_tables(number: int, source: SourceConfig) -> Iterator[tuple[Group, pa.Table]]:
+def _light_tables(number: int, source: SourceConfig) -> Iterator[tuple[RowGroup, pa.Table]]:
     for path in parquet_files(source.path):
         with open_parquet(path) as file:
             _check_columns(path, source, file.schema_arrow)
@@ -154,14 +156,21 @@ def _light_tables(number: int, source: SourceConfig) -> Iterator[tuple[Group, pa
                 with parquet_errors(path, f"row group {n}"):
                     table = file.read_row_group(n, columns=light, use_threads=False)
                 cost = column_bytes(file.metadata.row_group(n), columns)
-                yield Group(number, str(path), n, first, tuple(columns), cost), table
+                yield RowGroup(number, str(path), n, first, tuple(columns), cost), table
                 first += table.num_rows
 
 
 def _samples(table: pa.Table, source: SourceConfig, left: int | None) -> tuple[_Ints, _Ints, int]:
-    """Rows and slots of a row group's samples, at most `left` rows of them, and how many rows were without a text.
+    """Find the samples of a row group.
 
-    An empty list is no such row: it says by itself that there is none.
+    Args:
+        table: the light columns of the row group.
+        source: its settings.
+        left: most rows to use; None: all.
+
+    Returns:
+        (N,) row numbers, (N,) slots, and the number of rows without a text. A row with an empty list is not counted,
+        because the list itself says that there is no text.
     """
     keep = np.ones(table.num_rows, dtype=bool)
     for name, least in source.min.items():
@@ -172,14 +181,14 @@ def _samples(table: pa.Table, source: SourceConfig, left: int | None) -> tuple[_
     end = table.num_rows
     if left is not None and len(usable) >= left:
         usable, end = usable[:left], int(usable[left - 1]) + 1
-    textless = int((keep & ~_told_empty(table, source.texts))[:end].sum()) - len(usable)
+    textless = int((keep & ~_has_only_empty_lists(table, source.texts))[:end].sum()) - len(usable)
     if source.text_mode == "sample":
         return usable.astype(np.int32), np.full(len(usable), SAMPLE, np.int32), textless
     return rows[rows < end], slots[rows < end], textless
 
 
-def _told_empty(table: pa.Table, names: Sequence[str]) -> NDArray[np.bool_]:
-    """(rows,) whether all of these columns hold an empty list."""
+def _has_only_empty_lists(table: pa.Table, names: Sequence[str]) -> NDArray[np.bool_]:
+    """(rows,) bool: whether all of these columns hold an empty list."""
     found = np.full(table.num_rows, all(is_list(table[name].type) for name in names))
     for name in names if found.any() else []:
         found &= pc.fill_null(pc.list_value_length(table[name]), 1).to_numpy() == 0
@@ -202,63 +211,3 @@ def _check_columns(path: Path, source: SourceConfig, schema: pa.Schema) -> None:
     for name in source.min:
         if not (pa.types.is_integer(schema.field(name).type) or pa.types.is_floating(schema.field(name).type)):
             raise DataError(f"{path}: min: column {name!r} is {schema.field(name).type}; expected a number")
-
-
-class BadRowError(Exception):
-    """A row that cannot be a training sample."""
-
-    def __init__(self, uid: str, reason: str) -> None:
-        super().__init__(uid, reason)
-        self.uid, self.reason = uid, reason
-
-
-class Row(NamedTuple):
-    """One row as read: `texts[c]` are the raw texts of text column c."""
-
-    uid: str
-    image_id: int
-    image: bytes
-    texts: list[list[str]]
-
-
-class Rows:
-    """Rows by sample number; holds the row groups last used, up to `budget` bytes or the largest one."""
-
-    def __init__(self, index: Index, budget: int) -> None:
-        self._index = index
-        self._cache = RowGroupCache(max([budget, *(group.cost for group in index.groups)]))
-
-    def read(self, sample: int) -> Row:
-        """Raises BadRowError for a null image or invalid UTF-8, DataError for a page that cannot be read."""
-        group, row = self._index.groups[self._index.group[sample]], int(self._index.row[sample])
-        source = self._index.sources[group.source]
-        table = self._cache.get(group.path, group.number, group.columns, group.cost)
-        cell = {name: _cell(table, name, row) for name in group.columns}
-        uid = _name(cell.get(source.uid or ""))
-        place = f"{Path(group.path).name}:{group.first_row + row}"
-        image_name = _name(cell.get(source.image_id or "")) or uid or str(Path(group.path).resolve().parent / place)
-        uid = uid or place
-        image = cell[source.image]
-        image = image.get("bytes") if isinstance(image, dict) else image
-        if not isinstance(image, bytes):
-            raise BadRowError(uid, "no image bytes in the row (paths and URLs are not followed)")
-        if any(isinstance(cell[name], UnicodeDecodeError) for name in source.texts):
-            raise BadRowError(uid, "text is not valid UTF-8")
-        texts = [cell_texts(cell[name], is_list(table.schema.field(name).type)) for name in source.texts]
-        return Row(uid, image_key(image_name), image, texts)
-
-
-def image_key(name: str) -> int:
-    """The int64 image id of an image's name: the first 8 bytes of its sha256, big-endian, signed."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-
-
-def _cell(table: pa.Table, name: str, row: int) -> Any:
-    try:
-        return table[name][row].as_py()
-    except UnicodeDecodeError as error:
-        return error
-
-
-def _name(value: object) -> str:
-    return "" if value is None or isinstance(value, UnicodeDecodeError) else str(value)

@@ -12,7 +12,7 @@ from capfilt.errors import CheckpointError, DataError
 from capfilt.models.device import pick_device
 from capfilt.models.torch_compat import data_parallel
 from capfilt.training import state
-from capfilt.training.loader import Feed
+from capfilt.training.loader import BatchPlan, TrainLoader
 from capfilt.training.log import Window
 from capfilt.training.objectives.base import Objective
 from capfilt.training.objectives.registry import find_objective
@@ -48,11 +48,11 @@ class Trainer:
         """
         self.recipe, self.rank, self.out = recipe, rank, Path(recipe.out)
         self.device = pick_device(rank.device or recipe.run.device)
-        self.feed = _feed(recipe, rank)
-        self.steps_per_epoch = self.feed.steps_per_epoch // recipe.optim.accumulate
+        self.loader = _loader(recipe, rank)
+        self.steps_per_epoch = self.loader.steps_per_epoch // recipe.optim.accumulate
         if not self.steps_per_epoch:
             raise DataError(
-                f"an epoch has {self.feed.epoch_samples} samples, fewer than optim.global_batch "
+                f"an epoch has {self.loader.epoch_samples} samples, fewer than optim.global_batch "
                 f"{recipe.optim.global_batch}: lower it, or raise the sources' weight"
             )
         held, prompt = recipe.validation, recipe.objective.caption_prompt
@@ -133,16 +133,14 @@ def _wrap(objective: Objective, recipe: Recipe, rank: Rank) -> Any:
     return data_parallel(objective, find_unused_parameters=objective.has_unused_parameters)
 
 
-def _feed(recipe: Recipe, rank: Rank) -> Feed:
+def _loader(recipe: Recipe, rank: Rank) -> TrainLoader:
     data = recipe.data
-    return Feed(
-        data.sources,
-        recipe.augment,
+    plan = BatchPlan(
         recipe.batch_size,
         recipe.run.seed,
-        rank=rank.number,
-        world=rank.world,
-        workers=data.workers,
+        rank.number,
+        rank.world,
         max_words=data.max_words,
         shuffle_row_groups=data.shuffle_row_groups,
     )
+    return TrainLoader(data.sources, recipe.augment, plan, data.workers)

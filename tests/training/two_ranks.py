@@ -30,7 +30,7 @@ def spoil(module: torch.nn.Module, args: tuple[TrainBatch]) -> None:
 def main(path: str, rank: int, store: str, poison: bool) -> dict[str, Any]:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     trainer = Trainer(load_recipe(path), Rank(rank, 2))
-    batches = trainer.feed.batches(0)
+    batches = trainer.loader.batches(0)
     if poison and rank == 1:
         trainer.objective.register_forward_pre_hook(spoil)
     kept = list(batches)
