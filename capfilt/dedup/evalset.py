@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from capfilt.config.pipeline import EvalSet
@@ -20,10 +19,10 @@ from capfilt.dedup.links import Ints, Links
 from capfilt.errors import DataError
 from capfilt.media.images import ImageError, decode_image, phash
 from capfilt.models.blip.adapter import Blip
-from capfilt.sources.columns import choose
+from capfilt.sources.columns import find_roles
 from capfilt.sources.files import Container
 from capfilt.sources.values import key_text
-from capfilt.store.parquet import is_binary, open_parquet, parquet_errors, parquet_files, safe_schema
+from capfilt.store.parquet import is_image, open_parquet, parquet_errors, parquet_files, safe_schema
 
 _READ = 32
 """Rows whose image files are held at once."""
@@ -105,22 +104,15 @@ def _rows(file: Path, names: list[str]) -> Iterator[dict[str, Any]]:
 def _columns(file: Path) -> tuple[str, str | None]:
     """Image column, by its usual names and else by its type, and key column."""
     schema = safe_schema(file)
-    chosen = choose(tuple(schema.names))
+    chosen = find_roles(tuple(schema.names))
     usual = [] if chosen.image is None else [chosen.image]
-    image = next((name for name in [*usual, *schema.names] if _is_image(schema.field(name).type)), None)
+    image = next((name for name in [*usual, *schema.names] if is_image(schema.field(name).type)), None)
     if image is None:
         raise DataError(
             f"{file}: no image column; an evaluation set has a column `image`, binary or a struct with `bytes`; "
             f"this one has {', '.join(schema.names)}"
         )
     return image, chosen.key
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and is_binary(kind.field(place).type)
-    return is_binary(kind)
 
 
 class Contamination:

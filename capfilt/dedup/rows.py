@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from capfilt.dedup.groups import KINDS, Marks
+from capfilt.dedup.groups import DUPLICATE_KINDS, Marks
 from capfilt.dedup.hamming import Codes
 from capfilt.dedup.links import Ints, Mask
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import PAIRS, ShardTable, arrow
 from capfilt.store.shards import ShardWriter, table
 
-_KINDS = np.array([*KINDS, "key"])
-_KEY = len(KINDS)
+_KINDS = np.array([*DUPLICATE_KINDS, "key"])
+_KEY = len(DUPLICATE_KINDS)
 _COLUMNS = ("uid", "role", "status", "width", "height", "phash")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from capfilt.errors import DataError
-from capfilt.store.parquet import open_parquet, parquet_errors
+from capfilt.store.parquet import is_image, open_parquet, parquet_errors
 
 _ROWS = 256
 """Rows read at once: some 25 MB of images at 100 kB each."""
@@ -46,7 +46,7 @@ class Columns:
         for name in self.names:
             if schema.names.count(name) != 1:
                 raise DataError(_no_column(file, name, schema.names))
-        _check_type(file, schema, self.image, _is_image, "binary or a struct with 'bytes'")
+        _check_type(file, schema, self.image, is_image, "binary or a struct with 'bytes'")
         for name in self.texts:
             _check_type(file, schema, name, _is_text, "string or list of strings")
         if self.image_id:
@@ -95,13 +95,6 @@ def _check_type(file: Path, schema: pa.Schema, name: str, fits: Callable[[Any], 
     kind = schema.field(name).type
     if not fits(kind):
         raise DataError(f"{file}: column {name!r} is {kind}; expected {expected}")
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and _is_image(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

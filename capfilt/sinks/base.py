@@ -13,7 +13,7 @@ from capfilt.store.layout import RunLayout
 from capfilt.store.schema import CANDIDATES, PAIRS
 from capfilt.store.shards import batches, table
 
-Record = dict[str, Any]
+CandidateRow = dict[str, Any]
 Counts = dict[str, int]
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
@@ -35,7 +35,7 @@ class Picture:
     sha256: str
     data: bytes
     """The file, untouched."""
-    texts: tuple[Record, ...]
+    texts: tuple[CandidateRow, ...]
     """Rows of the ledger, columns as in CANDIDATES; the picture's own text first, then by sample."""
 
     @property
@@ -44,12 +44,12 @@ class Picture:
         return f"{self.uid}.{EXTENSIONS[self.format]}"
 
 
-def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[Record]]:
+def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[CandidateRow]]:
     """Position of the pairs row -> its kept texts, rows of the ledger; only rows that have some, in order."""
     ledger = table(layout.shard(CANDIDATES, shard))
     _, rows = own_rows(ledger["origin"])
     kept = ledger["kept"].to_numpy()
-    found: dict[int, list[Record]] = defaultdict(list)
+    found: dict[int, list[CandidateRow]] = defaultdict(list)
     for row, text in zip(rows[kept].tolist(), ledger.filter(ledger["kept"]).to_pylist(), strict=True):
         found[row].append(text)
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capfilt.sinks.base import Counts, Picture, Record
+from capfilt.sinks.base import CandidateRow, Counts, Picture
 from capfilt.store.schema import CANDIDATES, PAIRS, Column, arrow
 
 GROUP_BYTES = 48 * 2**20
@@ -55,7 +55,7 @@ def write_parquet(pictures: Iterable[Picture], folder: Path, pairs: int, rows_pe
     return {"files": files, "rows": pairs, "bytes": size}
 
 
-def _rows(picture: Picture) -> Iterator[Record]:
+def _rows(picture: Picture) -> Iterator[CandidateRow]:
     image = {"bytes": picture.data, "path": picture.file_name}
     for text in picture.texts:
         of_picture = {name: getattr(picture, name) for name in _PICTURE}
@@ -74,9 +74,9 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _groups(rows: Iterable[Record]) -> Iterator[list[Record]]:
+def _groups(rows: Iterable[CandidateRow]) -> Iterator[list[CandidateRow]]:
     """Rows in pieces of GROUP_BYTES; the texts of an image stay together."""
-    group: list[Record] = []
+    group: list[CandidateRow] = []
     size = 0
     for row in rows:
         again = bool(group) and row["uid"] == group[-1]["uid"]

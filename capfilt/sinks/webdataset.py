@@ -13,7 +13,7 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
-from capfilt.sinks.base import EXTENSIONS, Counts, Picture, Record
+from capfilt.sinks.base import EXTENSIONS, CandidateRow, Counts, Picture
 
 _PICTURE = ("uid", "key", "url", "width", "height", "format", "sha256")
 
@@ -53,7 +53,7 @@ def _samples(picture: Picture, suffix: str) -> Iterator[list[tuple[str, bytes]]]
         yield [(f"{key}.{ending}", content) for ending, content in contents]
 
 
-def _history(picture: Picture, text: Record) -> Record:
+def _history(picture: Picture, text: CandidateRow) -> CandidateRow:
     history = {name: getattr(picture, name) for name in _PICTURE}
     history |= {name: value for name, value in text.items() if name not in ("text", "kept", "reason")}
     return {name: value for name, value in history.items() if value is not None}

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError, DataError
 from capfilt.sources.base import RawRow, SourceDamagedError, at_positions, damaged, require_rows, split_into_shards
-from capfilt.sources.columns import choose, described
+from capfilt.sources.columns import find_roles, row_without_image
 from capfilt.sources.files import Container, read_capped, reading, too_large
 from capfilt.sources.json_list import JsonList
-from capfilt.sources.values import key_text, mend, texts
+from capfilt.sources.values import key_text, repair_text, texts
 from capfilt.store.layout import ShardSpec
 
 EVERY = 1000
@@ -94,7 +94,7 @@ class BlipJsonReader:
     def _parts(self, entry: object) -> tuple[dict[str, object], str | None, list[object]]:
         """An entry's record, image path and texts (at least one, perhaps None)."""
         record = entry if isinstance(entry, dict) else {}
-        columns = choose(tuple(record), self._stated)
+        columns = find_roles(tuple(record), self._stated)
         image = record.get(columns.image) if columns.image else None
         found = record.get(columns.text) if columns.text else None
         captions = found if isinstance(found, list) and found else [None if isinstance(found, list) else found]
@@ -119,15 +119,18 @@ class BlipJsonReader:
     def _row(self, number: int, record: dict[str, object], image: str | None, text: object) -> RawRow:
         nth = int(self._index.nth[number])
         key = f"{self._file.name}#{number}" if image is None else key_text(image) + (f"#{nth}" if nth else "")
-        row = described(key, record, choose(tuple(record), self._stated))
-        (one, mended), *_ = texts(text)
-        row = replace(row, text=one, meta=row.meta | {"text_mended": True} if mended else row.meta)
+        row = row_without_image(key, record, find_roles(tuple(record), self._stated))
+        (one, repaired), *_ = texts(text)
+        row = replace(row, text=one, meta=row.meta | {"text_mended": True} if repaired else row.meta)
         return self._with_image(row, image)
 
     def _with_image(self, row: RawRow, image: str | None) -> RawRow:
         if image is None or row.reason is not None:
             return row if row.reason else replace(row, reason="image_missing", error="the entry names no image")
-        row, path = replace(row, path=mend(PurePosixPath(image).name)[0]), Path(os.path.normpath(self._root / image))
+        row, path = (
+            replace(row, path=repair_text(PurePosixPath(image).name)[0]),
+            Path(os.path.normpath(self._root / image)),
+        )
         if not path.is_relative_to(self._root):
             return replace(row, reason="image_outside", error=f"{key_text(image)!r} is not below the image root")
         data = _read(path, self._max_bytes)

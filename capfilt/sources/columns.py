@@ -29,7 +29,7 @@ _HEX = {"sha256": re.compile(r"[0-9a-fA-F]{64}"), "md5": re.compile(r"[0-9a-fA-F
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnRoles:
     """Names of the columns of one file, as they are spelt there; None where there is none."""
 
     image: str | None
@@ -49,7 +49,7 @@ class Columns:
 
 
 @lru_cache(maxsize=256)
-def choose(names: tuple[str, ...], stated: Stated = ()) -> Columns:
+def find_roles(names: tuple[str, ...], stated: Stated = ()) -> ColumnRoles:
     """The columns among `names`; `stated` are `Source.columns` items, and one that is not there is None."""
     given = dict(stated)
 
@@ -61,7 +61,7 @@ def choose(names: tuple[str, ...], stated: Stated = ()) -> Columns:
     image, text, url, key = pick("image", IMAGE), pick("text", TEXT), pick("url", URL), pick("key", KEY)
     taken = (image, text, url, key)
     meta = tuple((alias, name) for alias in META if (name := _spelt(names, alias)) and name not in taken)
-    return Columns(image, text, url, key, _spelt(names, "status"), _spelt(names, "error_message"), meta)
+    return ColumnRoles(image, text, url, key, _spelt(names, "status"), _spelt(names, "error_message"), meta)
 
 
 def _spelt(names: tuple[str, ...], alias: str) -> str | None:
@@ -69,25 +69,25 @@ def _spelt(names: tuple[str, ...], alias: str) -> str | None:
     return alias if alias in names else next((name for name in names if name.lower() == alias), None)
 
 
-def require(names: list[str], stated: Stated, where: str) -> None:
+def check_columns(names: list[str], stated: Stated, where: str) -> None:
     """Raises DataError for a stated column that is not there, or any that is there twice."""
     for role, name in stated:
         if name and name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise DataError(f"{where}: no column {name!r} (columns.{role}); it has {', '.join(names)}{hint}")
-    for name in choose(tuple(names), stated).names:
+    for name in find_roles(tuple(names), stated).names:
         if names.count(name) > 1:
             raise DataError(f"{where}: column {name!r} is there {names.count(name)} times; give them different names")
 
 
-def key_of(record: Mapping[str, object], columns: Columns, default: str) -> str:
+def key_of(record: Mapping[str, object], columns: ColumnRoles, default: str) -> str:
     """The row's own key as text, or the default where it has none."""
     value = None if columns.key is None else record.get(columns.key)
     return default if value is None or value in ("", b"") else key_text(value)
 
 
-def described(key: str, record: Mapping[str, object], columns: Columns) -> RawRow:
+def row_without_image(key: str, record: Mapping[str, object], columns: ColumnRoles) -> RawRow:
     """A row with url, meta, stated hashes, and the failure that img2dataset noted; without image and text."""
     status = optional_text(record.get(columns.status)) if columns.status else None
     meta = {alias: plain(record.get(name)) for alias, name in columns.meta if record.get(name) is not None}
@@ -109,8 +109,8 @@ def take_hash(meta: dict[str, Json], kind: str) -> str | None:
     return value.lower()
 
 
-def spread(row: RawRow, text: object) -> Iterator[RawRow]:
+def one_row_per_text(row: RawRow, text: object) -> Iterator[RawRow]:
     """One row a text: the first under the row's key, the n-th further one under `key#n`."""
-    for n, (one, mended) in enumerate(texts(text)):
-        meta = row.meta | {"text_mended": True} if mended else row.meta
+    for n, (one, repaired) in enumerate(texts(text)):
+        meta = row.meta | {"text_mended": True} if repaired else row.meta
         yield replace(row, key=f"{row.key}#{n}" if n else row.key, text=one, meta=meta)

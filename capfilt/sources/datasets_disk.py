@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from capfilt.config.source import source_name
 from capfilt.errors import ConfigError, DataError
 from capfilt.sources.base import SourceDamagedError
-from capfilt.sources.columns import Columns, choose
+from capfilt.sources.columns import ColumnRoles, find_roles
 from capfilt.sources.files import Container, reading
-from capfilt.sources.tables import BATCH, Group, Table, TableReader, as_bytes, broken, find_columns
+from capfilt.sources.tables import BATCH, OpenTable, RecordGroup, TableReader, as_bytes, find_columns, unreadable
 from capfilt.store.parquet import is_list, refuse_extension
 
 
@@ -54,20 +54,20 @@ class DatasetsReader(TableReader):
         return folder
 
     @contextmanager
-    def open(self, file: Container) -> Iterator[Table]:
+    def open(self, file: Container) -> Iterator[OpenTable]:
         with reading(file.path), pa.memory_map(str(file.path)) as mapped:
             try:
                 stream = pa.ipc.open_stream(mapped)
             except (pa.ArrowException, ValueError) as error:
-                yield Table(choose(()), [broken(f"{file.path}: no Arrow stream ({error})")])
+                yield OpenTable(find_roles(()), [unreadable(f"{file.path}: no Arrow stream ({error})")])
                 return
             for field in stream.schema:
                 refuse_extension(file.path, field.name, field)
             columns = find_columns(self.source, file, stream.schema)
-            yield Table(columns, list(_groups(stream, columns)))
+            yield OpenTable(columns, list(_groups(stream, columns)))
 
 
-def _groups(stream: pa.RecordBatchReader, columns: Columns) -> Iterator[Group]:
+def _groups(stream: pa.RecordBatchReader, columns: ColumnRoles) -> Iterator[RecordGroup]:
     """One a batch; they are views of the mapped file and take no memory until they are read."""
     while True:
         try:
@@ -76,12 +76,12 @@ def _groups(stream: pa.RecordBatchReader, columns: Columns) -> Iterator[Group]:
         except StopIteration:
             return
         except (pa.ArrowException, ValueError, OSError) as error:
-            yield broken(f"cut or damaged ({str(error).strip()})")
+            yield unreadable(f"cut or damaged ({str(error).strip()})")
             return
-        yield Group(batch.num_rows, rows, partial(_slices, batch))
+        yield RecordGroup(batch.num_rows, rows, partial(_slices, batch))
 
 
-def _rows(batch: pa.RecordBatch, columns: Columns) -> int:
+def _rows(batch: pa.RecordBatch, columns: ColumnRoles) -> int:
     if columns.text is None or not is_list(batch.schema.field(columns.text).type):
         return int(batch.num_rows)
     lengths = pc.fill_null(pc.list_value_length(as_bytes(batch.column(columns.text))), 0)

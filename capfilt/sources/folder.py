@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from capfilt.config.source import Source, source_name
 from capfilt.errors import ConfigError
 from capfilt.sources.base import RawRow, at_positions, require_rows, split_into_shards
-from capfilt.sources.columns import choose, described, spread
+from capfilt.sources.columns import find_roles, one_row_per_text, row_without_image
 from capfilt.sources.files import TEXT_BYTES, read_capped, reading, too_large
-from capfilt.sources.values import key_text, mend, texts
+from capfilt.sources.values import key_text, repair_text, texts
 from capfilt.store.layout import ShardSpec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
@@ -99,12 +99,12 @@ class FolderReader:
                     yield from ((str(record.get("file_name")), record) for record in parse(path))
 
     def _text_of(self, record: dict[str, object]) -> object:
-        columns = choose(tuple(record), self._stated)
+        columns = find_roles(tuple(record), self._stated)
         return record.get(columns.text) if columns.text else None
 
     def _image_rows(self, name: str, record: dict[str, object]) -> Iterator[RawRow]:
-        row = described(key_text(name), record, choose(tuple(record), self._stated))
-        row = replace(row, path=mend(Path(name).name)[0])
+        row = row_without_image(key_text(name), record, find_roles(tuple(record), self._stated))
+        row = replace(row, path=repair_text(Path(name).name)[0])
         path, beside = self._root / name, self._root / _text_name(name)
         with reading(path):
             data = read_capped(path, self._max_bytes)
@@ -117,7 +117,7 @@ class FolderReader:
                 text = read_capped(beside, TEXT_BYTES)
             if text is None and row.reason is None:
                 row = replace(row, reason="text_too_long", error=f"its .txt is above {TEXT_BYTES} bytes")
-        yield from spread(replace(row, image=data), text)
+        yield from one_row_per_text(replace(row, image=data), text)
 
 
 def _text_name(name: str) -> str:

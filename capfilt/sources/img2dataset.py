@@ -13,7 +13,7 @@ from dataclasses import replace
 from capfilt.config.source import Source
 from capfilt.errors import ConfigError
 from capfilt.sources.base import RawRow, Reader
-from capfilt.sources.columns import KEY, Columns
+from capfilt.sources.columns import KEY, ColumnRoles
 from capfilt.sources.files import Container, containers
 from capfilt.sources.parquet import ParquetReader
 from capfilt.sources.values import key_text
@@ -68,7 +68,7 @@ class _Sidecar(ParquetReader):
             return sum(group.rows for group in table.groups)
 
     def record_rows(
-        self, file: Container, columns: Columns, values: dict[str, object], record: int
+        self, file: Container, columns: ColumnRoles, values: dict[str, object], record: int
     ) -> Iterator[RawRow]:
         if key_text(values.get("key")) in self._there:
             return

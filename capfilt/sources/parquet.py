@@ -1,8 +1,8 @@
-"""Parquet files with an image column: as `datasets`, img2dataset or capfilt write them.
+"""Parquet files with an image column, as `datasets`, img2dataset or capfilt write them.
 
-Opened by `capfilt.store.parquet`, so extension types are refused and page checksums verified. A row group is read a
-page at a time. A row group whose pages are damaged gives the rows before the damage and one row that tells of the rest;
-so does one with bad UTF-8 in a column stored as an Arrow dictionary, for pyarrow refuses that before it can be mended.
+They are opened by `capfilt.store.parquet`, which refuses extension types and verifies page checksums, and read page by
+page. A row group with damaged pages yields the rows before the damage and one row for the rest. So does a row group
+with bad UTF-8 in a column stored as an Arrow dictionary, because pyarrow refuses it before it can be repaired.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from capfilt.errors import DataError
 from capfilt.sources.base import SourceDamagedError
-from capfilt.sources.columns import Columns, choose
+from capfilt.sources.columns import ColumnRoles, find_roles
 from capfilt.sources.files import Container
-from capfilt.sources.tables import BATCH, Group, Table, TableReader, broken, find_columns
+from capfilt.sources.tables import BATCH, OpenTable, RecordGroup, TableReader, find_columns, unreadable
 from capfilt.store.parquet import is_list, open_parquet, parquet_errors
 
 
@@ -26,26 +26,26 @@ class ParquetReader(TableReader):
     needs_image = True
 
     @contextmanager
-    def open(self, file: Container) -> Iterator[Table]:
+    def open(self, file: Container) -> Iterator[OpenTable]:
         try:
             opened = open_parquet(file.path)
         except DataError as error:
             if not _is_damage(error.__cause__):
                 raise
-            yield Table(choose(()), [broken(error)])
+            yield OpenTable(find_roles(()), [unreadable(error)])
             return
         with opened:
             columns = find_columns(self.source, file, opened.schema_arrow, self.needs_image)
             groups = range(opened.metadata.num_row_groups)
-            yield Table(columns, [_group(file, opened, columns, i) for i in groups])
+            yield OpenTable(columns, [_group(file, opened, columns, i) for i in groups])
 
 
 def _is_damage(cause: object) -> bool:
-    """Whether pyarrow did not understand the file, in contrast to a missing file or a refused schema."""
+    """Return True if pyarrow cannot parse the file; False for a missing file or a refused schema."""
     return isinstance(cause, pa.ArrowInvalid) or (isinstance(cause, OSError) and cause.errno is None)
 
 
-def _group(file: Container, opened: Any, columns: Columns, number: int) -> Group:
+def _group(file: Container, opened: Any, columns: ColumnRoles, number: int) -> RecordGroup:
     metadata = opened.metadata.row_group(number)
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -60,11 +60,11 @@ def _group(file: Container, opened: Any, columns: Columns, number: int) -> Group
                 return
             yield batch
 
-    return Group(metadata.num_rows, _rows(opened, columns, number), batches)
+    return RecordGroup(metadata.num_rows, _rows(opened, columns, number), batches)
 
 
-def _rows(opened: Any, columns: Columns, number: int) -> int:
-    """A list's leaf has as many levels as rows of pairs: one a text, one for a null or empty list."""
+def _rows(opened: Any, columns: ColumnRoles, number: int) -> int:
+    """Rows of pairs in a row group: a list's leaf has one level per text, and one for a null or empty list."""
     metadata = opened.metadata.row_group(number)
     if columns.text is None or not is_list(opened.schema_arrow.field(columns.text).type):
         return int(metadata.num_rows)

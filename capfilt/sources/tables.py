@@ -1,6 +1,6 @@
 """Rows of Arrow data, whatever file it comes from: a group of records at a time, a few records in memory.
 
-Strings are read as bytes: a Parquet file may hold text that is not UTF-8, and it is mended a value at a time.
+Strings are read as bytes: a Parquet file may hold text that is not UTF-8, and it is repaired a value at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +12,18 @@ import pyarrow as pa
 from capfilt.config.source import Source
 from capfilt.errors import DataError
 from capfilt.sources.base import RawRow, SourceDamagedError, at_positions, damaged, require_rows, split_into_shards
-from capfilt.sources.columns import Columns, choose, described, key_of, require, spread
+from capfilt.sources.columns import ColumnRoles, check_columns, find_roles, key_of, one_row_per_text, row_without_image
 from capfilt.sources.files import Container, container, containers, too_large
 from capfilt.sources.values import optional_text
 from capfilt.store.layout import ShardSpec
-from capfilt.store.parquet import is_binary, is_list, is_string
+from capfilt.store.parquet import is_binary, is_image, is_list, is_string
 
 BATCH = 8
 """Records decoded at once: 800 kB of images of 100 kB, and at most 512 MB under the default cap of 64 MiB."""
 
 
 @dataclass(frozen=True)
-class Group:
+class RecordGroup:
     """Records that are read together: a Parquet row group, an Arrow batch."""
 
     records: int
@@ -34,20 +34,20 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Table:
+class OpenTable:
     """An opened file."""
 
-    columns: Columns
-    groups: list[Group]
+    columns: ColumnRoles
+    groups: list[RecordGroup]
 
 
-def broken(error: object) -> Group:
+def unreadable(error: object) -> RecordGroup:
     """What cannot be read, as a group: one row tells of it."""
 
     def fail() -> Iterator[pa.RecordBatch]:
         raise SourceDamagedError(str(error))
 
-    return Group(1, 1, fail)
+    return RecordGroup(1, 1, fail)
 
 
 class TableReader:
@@ -62,7 +62,7 @@ class TableReader:
     def _list(self) -> list[Container]:
         return containers(self.source, self.suffixes)
 
-    def open(self, file: Container) -> AbstractContextManager[Table]:
+    def open(self, file: Container) -> AbstractContextManager[OpenTable]:
         """The file's columns and groups. Raises DataError: gone, refused, or its columns cannot be used."""
         raise NotImplementedError
 
@@ -90,7 +90,7 @@ class TableReader:
                 row, record = row + group.rows, record + group.records
 
     def _group(
-        self, file: Container, columns: Columns, group: Group, record: int, start: int, stop: int
+        self, file: Container, columns: ColumnRoles, group: RecordGroup, record: int, start: int, stop: int
     ) -> Iterator[RawRow]:
         """Rows [start, stop) of a group (counted in it), the first record of which is the file's `record`-th."""
         position = 0
@@ -109,13 +109,13 @@ class TableReader:
             yield damaged(f"{file.name}#{record}-", f"{file.name}: from record {record} on: {told}")
 
     def record_rows(
-        self, file: Container, columns: Columns, values: dict[str, object], record: int
+        self, file: Container, columns: ColumnRoles, values: dict[str, object], record: int
     ) -> Iterator[RawRow]:
         """The rows of one record of a file."""
-        row = described(key_of(values, columns, f"{file.name}#{record}"), values, columns)
+        row = row_without_image(key_of(values, columns, f"{file.name}#{record}"), values, columns)
         if columns.image is not None:
             row = with_image(row, values[columns.image], self._max_bytes)
-        yield from spread(row, values[columns.text] if columns.text else None)
+        yield from one_row_per_text(row, values[columns.text] if columns.text else None)
 
 
 def with_image(row: RawRow, cell: object, max_bytes: int) -> RawRow:
@@ -127,17 +127,17 @@ def with_image(row: RawRow, cell: object, max_bytes: int) -> RawRow:
     return replace(row, image=data) if isinstance(data, bytes) else row
 
 
-def find_columns(source: Source, file: Container, schema: pa.Schema, needs_image: bool = True) -> Columns:
+def find_columns(source: Source, file: Container, schema: pa.Schema, needs_image: bool = True) -> ColumnRoles:
     """The file's columns. Raises DataError: none for images, stated ones missing, types that do not fit."""
     stated = tuple(source.columns.items())
-    require(schema.names, stated, str(file.path))
-    columns = choose(tuple(schema.names), stated)
+    check_columns(schema.names, stated, str(file.path))
+    columns = find_roles(tuple(schema.names), stated)
     if columns.image is None and needs_image:
         raise DataError(
             f"{file.path}: no image column; it has {', '.join(schema.names) or 'no column'}. Name it in columns.image. "
             "If it lists URLs, take it as a list (type: urls)"
         )
-    if columns.image is not None and not _is_image(schema.field(columns.image).type):
+    if columns.image is not None and not is_image(schema.field(columns.image).type):
         kind = schema.field(columns.image).type
         raise DataError(
             f"{file.path}: image column {columns.image!r} is {kind}; expected binary or a struct with 'bytes'"
@@ -151,13 +151,6 @@ def find_columns(source: Source, file: Container, schema: pa.Schema, needs_image
         kind = schema.field(columns.text).type
         raise DataError(f"{file.path}: text column {columns.text!r} is {kind}; expected string or a list of strings")
     return columns
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and is_binary(kind.field(place).type)
-    return is_binary(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

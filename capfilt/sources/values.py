@@ -6,7 +6,7 @@ import math
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
-def mend(value: str | bytes) -> tuple[str, bool]:
+def repair_text(value: str | bytes) -> tuple[str, bool]:
     """Valid Unicode, and whether anything had to become U+FFFD."""
     if isinstance(value, bytes):
         text = value.decode("utf-8", "replace")
@@ -26,32 +26,32 @@ def key_text(value: object) -> str:
 
 
 def plain(value: object) -> Json:
-    """Any cell as JSON: bytes as mended text, NaN and infinities as null, dates and the like as text."""
+    """Any cell as JSON: bytes as repaired text, NaN and infinities as null, dates and the like as text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | bytes):
-        return mend(value)[0]
+        return repair_text(value)[0]
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {mend(str(name))[0]: plain(item) for name, item in value.items()}
-    return mend(str(value))[0]
+        return {repair_text(str(name))[0]: plain(item) for name, item in value.items()}
+    return repair_text(str(value))[0]
 
 
 def texts(value: object) -> list[tuple[str | None, bool]]:
-    """The texts of a cell, each with whether it was mended; a list gives one an element. Never empty."""
+    """The texts of a cell, each with whether it was repaired; a list gives one an element. Never empty."""
     values = value if isinstance(value, list) and value else [None if isinstance(value, list) else value]
     return [(None, False) if one is None else _text(one) for one in values]
 
 
 def _text(value: object) -> tuple[str, bool]:
-    return mend(value) if isinstance(value, str | bytes) else (mend(str(value))[0], False)
+    return repair_text(value) if isinstance(value, str | bytes) else (repair_text(str(value))[0], False)
 
 
 def optional_text(value: object) -> str | None:
-    """A cell as mended text; null and empty ones are None."""
+    """A cell as repaired text; null and empty ones are None."""
     return (_text(value)[0] or None) if value is not None else None
 
 

@@ -14,7 +14,16 @@ from pathlib import PurePosixPath
 
 from capfilt.config.source import Source
 from capfilt.sources.base import RawRow, SourceDamagedError, at_positions, require_rows, split_into_shards
-from capfilt.sources.columns import IMAGE, TEXT, Columns, Stated, choose, described, key_of, spread
+from capfilt.sources.columns import (
+    IMAGE,
+    TEXT,
+    ColumnRoles,
+    Stated,
+    find_roles,
+    key_of,
+    one_row_per_text,
+    row_without_image,
+)
 from capfilt.sources.files import TEXT_BYTES, Container, container, containers, reading, too_large
 from capfilt.sources.tar import Member, NoEndError, members, open_tar
 from capfilt.sources.values import json_object, key_text
@@ -169,10 +178,10 @@ def sample_rows(sample: Sample, stated: Stated, key: str, key_names: tuple[str, 
     """
     data = sample.fields.get("json")
     record = json_object(data) if data is not None else {}
-    inside, columns = choose(tuple(record or ()), stated), choose(tuple(sample.fields), stated)
+    inside, columns = find_roles(tuple(record or ()), stated), find_roles(tuple(sample.fields), stated)
     if sample.reason is None and inside.key is not None and inside.key.lower() in (*key_names, dict(stated).get("key")):
         key = key_of(record or {}, inside, key)
-    row = described(key, record or {}, inside)
+    row = row_without_image(key, record or {}, inside)
     if record is None:
         row = replace(row, meta=row.meta | {"json_unreadable": True})
     if sample.reason is not None:
@@ -180,10 +189,10 @@ def sample_rows(sample: Sample, stated: Stated, key: str, key_names: tuple[str, 
         return
     image = sample.fields.get(columns.image) if columns.image else None
     row = replace(row, image=image, path=sample.names.get(columns.image) if columns.image else None)
-    yield from spread(row, _text(sample, columns, record or {}, inside))
+    yield from one_row_per_text(row, _text(sample, columns, record or {}, inside))
 
 
-def _text(sample: Sample, columns: Columns, record: dict[str, object], inside: Columns) -> object:
+def _text(sample: Sample, columns: ColumnRoles, record: dict[str, object], inside: ColumnRoles) -> object:
     """The text's own member before the json's."""
     if columns.text is not None:
         return sample.fields[columns.text]

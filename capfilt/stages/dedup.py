@@ -20,7 +20,7 @@ import pyarrow as pa
 from capfilt.config.pipeline import EvalSet, Pipeline
 from capfilt.config.source import source_name
 from capfilt.dedup import cosine, evalset, hamming, rows
-from capfilt.dedup.groups import KINDS, Groups
+from capfilt.dedup.groups import DUPLICATE_KINDS, DuplicateGroups
 from capfilt.dedup.links import Floats, Ints, Links
 from capfilt.inference.rows import load_model
 from capfilt.models.blip.adapter import Blip
@@ -89,7 +89,7 @@ class DedupStage:
         rank = np.full(len(found.uid), -1)
         rank[order] = np.arange(len(order))
         embedded = self._embedded(rank)
-        groups = Groups(len(order))
+        groups = DuplicateGroups(len(order))
         for kind, links in self._links(found, order, rank, embedded):
             groups.add(links, kind)
         labels = self._contaminates(found, order, embedded)
@@ -133,7 +133,7 @@ class DedupStage:
             kinds = np.array(part["duplicate_kind"].to_pylist(), dtype=object)
             similarity = floats(part["similarity"])
             kept = np.array([uid or "" for uid in part["duplicate_of"].to_pylist()], dtype=np.bytes_)
-            for kind in KINDS[1:]:
+            for kind in DUPLICATE_KINDS[1:]:
                 row = np.flatnonzero(kinds == kind)
                 keeper = by_uid[np.searchsorted(uids, kept[row], sorter=by_uid)]
                 here = rank[start + row]

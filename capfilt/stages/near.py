@@ -16,7 +16,7 @@ import numpy as np
 
 from capfilt.config.pipeline import Pipeline
 from capfilt.dedup import hamming, rows
-from capfilt.dedup.groups import Groups
+from capfilt.dedup.groups import DuplicateGroups
 from capfilt.dedup.links import Ints, Links, equal, keys_of
 from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
@@ -52,7 +52,7 @@ class NearStage:
         """
         found = rows.read(self._layout)
         order = rows.ranked(found)
-        groups = Groups(len(order))
+        groups = DuplicateGroups(len(order))
         for kind, links in self._links(order, found.phash[order]):
             groups.add(links, kind)
         rows.write(self._layout, NEAR, found, order, groups.marks())

@@ -122,6 +122,14 @@ def is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def is_image(kind: pa.DataType) -> bool:
+    """An image column: bytes, or a struct with a field `bytes`."""
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and is_binary(kind.field(place).type)
+    return is_binary(kind)
+
+
 def is_list(kind: pa.DataType) -> bool:
     """A list of variable length."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

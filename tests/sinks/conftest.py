@@ -10,15 +10,15 @@ from PIL import Image
 from capfilt.sinks.base import Picture
 from capfilt.store.schema import CANDIDATES
 
-Record = dict[str, Any]
+CandidateRow = dict[str, Any]
 
 
 @pytest.fixture
-def ledger_text() -> Callable[..., Record]:
+def ledger_text() -> Callable[..., CandidateRow]:
     """ledger_text(uid, text, origin="web", ...): a kept row of the ledger."""
 
-    def make(uid: str, text: str, origin: str = "web", **changes: Any) -> Record:
-        row: Record = {column.name: None for column in CANDIDATES}
+    def make(uid: str, text: str, origin: str = "web", **changes: Any) -> CandidateRow:
+        row: CandidateRow = {column.name: None for column in CANDIDATES}
         row |= {"uid": uid, "text": text, "origin": origin, "round": 0, "itc": 0.25, "itm": 0.5, "kept": True}
         if origin == "synthetic":
             row |= {
@@ -34,7 +34,7 @@ def ledger_text() -> Callable[..., Record]:
 
 
 @pytest.fixture
-def kept_picture(ledger_text: Callable[..., Record]) -> Callable[..., Picture]:
+def kept_picture(ledger_text: Callable[..., CandidateRow]) -> Callable[..., Picture]:
     """kept_picture(i, texts={"web": "a cat"}, format="PNG", size=8, ...): an image with texts by origin."""
 
     def make(i: int, texts: dict[str, str] | None = None, **changes: Any) -> Picture:
@@ -42,7 +42,7 @@ def kept_picture(ledger_text: Callable[..., Record]) -> Callable[..., Picture]:
         buffer = BytesIO()
         Image.new("RGB", (size, size), (i * 40 % 256, 90, 200)).save(buffer, format_)
         told = tuple(ledger_text(uid, text, origin) for origin, text in (texts or {"web": f"thing {i}"}).items())
-        facts: Record = {
+        facts: CandidateRow = {
             "url": f"https://a.example/{i}",
             "sha256": f"{i:064x}",
             "data": buffer.getvalue(),

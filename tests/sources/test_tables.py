@@ -114,8 +114,8 @@ def test_bad_utf8_is_mended(kind: str, tmp_path: Path, all_rows: Rows) -> None:
             kind, WRITERS[kind](tmp_path, {"image": paths, "text": text, "key": bad, "url": bad, "nsfw": bad})
         )
         assert {row.text for row in rows} == {"caf�", "ok", None}
-        (mended,) = [row for row in rows if row.meta.get("text_mended")]
-        assert mended.text == "caf�"
+        (repaired,) = [row for row in rows if row.meta.get("text_mended")]
+        assert repaired.text == "caf�"
         assert [row.key for row in rows][:2] == ["caf\\xe9", "ok"]
         assert rows[0].path == rows[0].url == rows[0].meta["nsfw"] == "caf�"
 

@@ -226,8 +226,8 @@ MISTAKES = {
     "url IN (SELECT content FROM read_text('/etc/passwd'))": "a table of its own",
     "sum(punsafe) > 1": "aggregates",
     "row_number() OVER () < 3": "window",
-    "random() < 0.5": "random: gives another answer each time",
-    "current_date > '2020-01-01'": "another answer each time",
+    "random() < 0.5": "random: changes from call to call",
+    "current_date > '2020-01-01'": "changes from call to call",
     "punsafe": "it is DOUBLE, expected a condition",
     "": "Parser Error",
     "CAST(TEXT AS INTEGER) > 1": "Could not convert string 'a' to INT32.* in a row of .*a.csv; .*try_cast",
@@ -364,7 +364,7 @@ def test_no_list_is_told(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"sources\..*\.path: .*\.parquet or \.csv"):
             UrlList(Source(type="urls", path=str(path)))
     (tmp_path / "list.txt").write_text("http://a\n")
-    with pytest.raises(ConfigError, match=r"list\.txt is no list that is understood"):
+    with pytest.raises(ConfigError, match=r"list\.txt is not a list that capfilt reads"):
         UrlList(Source(type="urls", path=str(tmp_path / "list.txt")))
 
 

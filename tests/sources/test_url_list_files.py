@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from capfilt.config.source import Source
 from capfilt.errors import CapfiltError, ConfigError, DataError
 from capfilt.sources.url_list import UrlList
-from capfilt.sources.url_list import repair as mending
+from capfilt.sources.url_list import repair as repair
 from capfilt.sources.url_list.files import find_files
 from capfilt.sources.url_list.reading import Reading
 from capfilt.sources.url_list.repair import Copies
@@ -115,7 +115,7 @@ def test_byte_order_marks_line_ends_and_huge_fields(start: str, end: str, tmp_pa
 # Bad encoding
 
 
-def mended(rows: list[Row]) -> list[bool]:
+def repaired(rows: list[Row]) -> list[bool]:
     return [row["meta"].pop("text_mended", False) for row in rows]
 
 
@@ -136,7 +136,7 @@ def test_bad_utf8_of_text_is_mended_and_told(name: str, content: bytes, packed: 
     path = tmp_path / (name + ".gz" * packed)
     path.write_bytes(gzip.compress(content) if packed else content)
     rows = read(path, tmp_path / "out")
-    assert mended(rows) == [True, False, False]
+    assert repaired(rows) == [True, False, False]
     assert [row["text"] for row in rows] == ["caf�", "b", "�"]
     by = ["x", "��", "y"] if name == "a.csv" else ["x", "�x", "😀 \\ud83d"]
     assert [row["meta"] for row in rows] == [{"by": each} for each in by]
@@ -152,7 +152,7 @@ def test_bad_utf8_of_parquet_is_mended_and_told(options: Row, tmp_path: Path) ->
     table = pa.table({"url": urls, "text": texts, "list": [[i] for i in range(count)]})
     pq.write_table(table, tmp_path / "a.parquet", **options)
     rows = read(tmp_path / "a.parquet", tmp_path / "out")
-    assert [n for n, one in enumerate(mended(rows)) if one] == [3, 4990]
+    assert [n for n, one in enumerate(repaired(rows)) if one] == [3, 4990]
     assert [row["url"] for row in rows] == urls
     assert rows[4990] == {
         "key": "a.parquet#4990", "url": "http://4990", "text": "caf�", "sha256": None, "md5": None,
@@ -160,10 +160,10 @@ def test_bad_utf8_of_parquet_is_mended_and_told(options: Row, tmp_path: Path) ->
     }  # fmt: skip
     drawn = read(tmp_path / "a.parquet", tmp_path / "out", filter="text like 'caf%'", rows=1, seed=1)
     assert [row["text"] for row in drawn] == ["caf�"]
-    assert set(mended(drawn)) == {True}
+    assert set(repaired(drawn)) == {True}
     listed = pa.ListArray.from_arrays(range(0, 2 * count + 2, 2), pa.concat_arrays([texts, texts]))
     pq.write_table(pa.table({"url": urls, "text": listed}), tmp_path / "b.parquet", **options)
-    assert sum(mended(read(tmp_path / "b.parquet", tmp_path / "out"))) == 4
+    assert sum(repaired(read(tmp_path / "b.parquet", tmp_path / "out"))) == 4
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -175,18 +175,18 @@ def test_bad_utf8_of_parquet_is_mended_and_told(options: Row, tmp_path: Path) ->
 def test_mending_does_not_depend_on_where_a_file_is_cut(
     parts: list[str], chunk: int, bad: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python's own decoder is the measure; a cut character or escape would be mended by mistake."""
+    """Python's own decoder is the measure; a cut character or escape would be repaired by mistake."""
     path = tmp_path / "a.json"
     content = json.dumps("".join(parts), ensure_ascii=False).replace("\\\\u", "\\u").encode() + bad
     path.write_bytes(content)
-    file = mending.ListFile("a.json", "a.json", "json", "uncompressed", str(path))
+    file = repair.ListFile("a.json", "a.json", "json", "uncompressed", str(path))
     with monkeypatch.context() as patch:
-        patch.setattr(mending, "CHUNK", chunk)
-        cut = [mending._mended(file, part) for part in mending._parts(file, "capfilt.mark")]
-    whole = mending._mended(file, content.decode("utf-8", "capfilt.mark").removeprefix("\ufeff"))
+        patch.setattr(repair, "CHUNK", chunk)
+        cut = [repair._repair(file, part) for part in repair._parts(file, "capfilt.mark")]
+    whole = repair._repair(file, content.decode("utf-8", "capfilt.mark").removeprefix("\ufeff"))
     assert "".join(cut) == whole
     assert content.decode("utf-8", "replace").count("\ufffd") == content.decode("utf-8", "capfilt.mark").replace(
-        mending.MARK, "\ufffd"
+        repair.MARK, "\ufffd"
     ).count("\ufffd")
 
 
@@ -217,13 +217,13 @@ BROKEN = {
         "line 3: Expected Number of Columns: 2 F",
     ),
     "an open quote": ("a.csv", b'url,text\nhttp://a,"b\n', "line 2: Value with unterminated quote"),
-    "two line ends": ("a.csv", b"url,text\r\nhttp://a,b\nhttp://c,d\r\n", "line 2: it ends in another way"),
+    "two line ends": ("a.csv", b"url,text\r\nhttp://a,b\nhttp://c,d\r\n", "line 2: it ends differently"),
     "a longer row": ("a.csv", b"url,text\nhttp://a," + b"x" * 9_000_000, "line 2: Maximum line size"),
-    "an open object": ("a.jsonl", b'{"url": "a"}\n{"url": "b"\n{"url": "c"}\n', "line 2 is no JSON object"),
-    "a last comma": ("a.jsonl", b'{"url": "a"}\n{"url": "b", }\n', "is no JSON"),
+    "an open object": ("a.jsonl", b'{"url": "a"}\n{"url": "b"\n{"url": "c"}\n', "line 2 is not a JSON object"),
+    "a last comma": ("a.jsonl", b'{"url": "a"}\n{"url": "b", }\n', "is not JSON"),
     "an open list": ("a.json", b'[{"url": "a"}, {"url": ', "Malformed JSON"),
     "no objects": ("a.jsonl", b"1\n2\n", r"no url column among its columns \(json\)"),
-    "nesting": ("a.jsonl", b'{"url": "a", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}", "no JSON"),
+    "nesting": ("a.jsonl", b'{"url": "a", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}", "not a JSON object"),
     "nothing": ("a.csv", b"", "the file is empty"),
     "UTF-16": ("a.csv", "url,text\n".encode("utf-16"), "UTF-16; write it as UTF-8"),
     "a cut gzip": ("a.csv.gz", gzip.compress(b"url\nhttp://a\n" * 9999)[:-30], "Truncated compressed stream"),
@@ -411,7 +411,7 @@ def test_what_is_not_there_is_told(memory: str, server: Any, tmp_path: Path) -> 
             UrlList(Source(type="urls", path=path))
     with pytest.raises(ConfigError, match=r"has no \.parquet, \.csv"):
         UrlList(Source(type="urls", path=f"{memory}/*.html"))
-    with pytest.raises(ConfigError, match=r"e\.html is no list that is understood"):
+    with pytest.raises(ConfigError, match=r"e\.html is not a list that capfilt reads"):
         UrlList(Source(type="urls", path=f"{memory}/e.html"))
     with pytest.raises(ConfigError, match=r"Protocol not known.*give a path of this machine, or s3://"):
         UrlList(Source(type="urls", path="gopher://a/b.csv"))

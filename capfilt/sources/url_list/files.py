@@ -1,9 +1,9 @@
-"""The files of a list of URLs: of this machine, or of any filesystem that fsspec knows.
+"""The files of a list of URLs, on this machine or on any filesystem that fsspec supports.
 
-DuckDB reads remote Parquet in place through `Remote`, never through its httpfs extension, which it would load from the
-network and which knows neither hf:// nor gs:// credentials. Without read-ahead, for DuckDB asks for whole column
+DuckDB reads remote Parquet in place through `Remote`, never through its httpfs extension: that would be loaded from the
+network, and supports neither hf:// nor gs:// credentials. Read-ahead is off because DuckDB requests whole column
 chunks: 2 of the 11 columns of a 64 MB list took 10 MB in 17 requests, and 58 MB with fsspec's default cache.
-Options of a filesystem are given in its environment (FSSPEC_S3_ANON=true, HF_TOKEN, ...).
+Options of a filesystem are set by its environment variables (FSSPEC_S3_ANON=true, HF_TOKEN, ...).
 """
 
 import errno
@@ -27,7 +27,7 @@ from capfilt.sources.files import Container, containers
 from capfilt.sources.values import key_text
 
 SCHEME = "capfilt"
-"""Of the paths under which DuckDB knows remote files: capfilt://0, capfilt://1, ..."""
+"""Scheme of the paths by which DuckDB opens remote files: capfilt://0, capfilt://1, ..."""
 _TEXT = ("csv", "tsv", "json", "jsonl", "ndjson")
 _PACKED = {"": "uncompressed", ".gz": "gzip", ".zst": "zstd"}
 SUFFIXES = (".parquet", *(f".{kind}{packed}" for kind in _TEXT for packed in _PACKED))
@@ -36,35 +36,35 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _WEB = ("http://", "https://")
 _MAGIC = re.compile(r"[*?[]")
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
-"""Of fsspec's protocols, what must be installed ..."""
+"""fsspec's protocol -> the package that it needs."""
 EXTRAS = {"s3fs": "s3", "gcsfs": "gs", "aiohttp": "urls"}
-"""... and the extra of capfilt that has it."""
+"""Package -> the extra of capfilt that installs it."""
 _STATES = ("ETag", "etag", "blob_id", "Content-MD5", "md5Hash", "mtime", "LastModified", "Last-Modified", "created")
-"""Where filesystems tell that a file has changed; the first that there is."""
+"""Keys by which filesystems report that a file changed; the first one present is used."""
 
 _NETWORK = "look at the network and run again"
 
 
 @dataclass(frozen=True)
 class ListFile:
-    """One file, or the copy of it that is read."""
+    """One file of the list, or the copy of it that is read."""
 
     name: str
-    """In keys: relative to the source's path, or the file's own name."""
-    told: str
-    """In messages."""
+    """For keys: relative to the source's path, or the file's own name."""
+    label: str
+    """For messages."""
     kind: str
     """parquet, csv, tsv, json."""
     compression: str
     """uncompressed, gzip, zstd."""
     path: str
-    """On `fs`, or of this machine where there is none."""
+    """Path on `fs`, or on this machine if `fs` is None."""
     fs: Any = None
     facts: tuple[str | int, ...] = ()
     """Name, size in bytes (-1: unknown) and state of a remote file."""
 
     def identity(self) -> list[str | int]:
-        """What changes when the file does. Raises DataError if a local one is gone."""
+        """Facts that change when the file changes. Raises DataError if a local file is missing."""
         return list(self.facts) or Container("", self.name, Path(self.path)).identity()
 
     def open(self) -> Any:
@@ -73,7 +73,7 @@ class ListFile:
 
 
 class Remote(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """What DuckDB asks of remote files, known by their place in the list."""
+    """The remote files for DuckDB, addressed by their position in the list."""
 
     protocol = SCHEME
     cachable = False
@@ -99,9 +99,12 @@ class Remote(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
 
 def find_files(source: Source) -> list[ListFile]:
-    """The list's files by name: a file, a folder (not recursive) or a glob; names begun with `.` or `_` left out.
+    """Return the list's files, sorted by name.
 
-    Raises ConfigError: there is none, the filesystem's package is missing, or it cannot be reached.
+    The source's path is a file, a folder (not recursive) or a glob; names that begin with `.` or `_` are left out.
+
+    Raises:
+        ConfigError: there is no file, the filesystem's package is missing, or it cannot be reached.
     """
     where = f"sources.{source_name(source)}.path"
     scheme = _URL.match(source.path)
@@ -118,7 +121,7 @@ def find_files(source: Source) -> list[ListFile]:
     except FileNotFoundError as error:
         why = f", or it cannot be reached ({words(error.__cause__)})" if error.__cause__ else ""
         raise ConfigError(f"{where}: {source.path}: there is no such file{why}") from error
-    except Exception as error:  # of a stranger's filesystem: anything
+    except Exception as error:  # a third-party filesystem may raise anything
         raise ConfigError(
             f"{where}: {source.path} cannot be listed ({words(error)}); look at the network, the path, and the "
             f"credentials that {type(fs).__name__} takes"
@@ -143,7 +146,7 @@ def _filesystem(path: str, scheme: str, where: str) -> tuple[Any, str]:
 
 
 def _listed(fs: Any, root: str) -> tuple[str, list[dict[str, Any]]]:
-    """(what names are relative to, information on each file)."""
+    """Return the prefix that names are relative to, and fsspec's information on each file."""
     plain = _without_query(root)
     wild = _MAGIC.search(plain, len("https://") if plain.startswith(_WEB) else 0)
     if wild is not None:
@@ -169,50 +172,50 @@ def _remote_file(where: str, fs: Any, base: str, info: dict[str, Any]) -> ListFi
     return _file(where, name, _without_query(fs.unstrip_protocol(path)), path, fs, (name, size, state))
 
 
-def _file(where: str, name: str, told: str, path: str, fs: Any = None, facts: tuple[str | int, ...] = ()) -> ListFile:
+def _file(where: str, name: str, label: str, path: str, fs: Any = None, facts: tuple[str | int, ...] = ()) -> ListFile:
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
     if suffix is None:
-        raise ConfigError(f"{where}: {told} is no list that is understood; give {_UNDERSTOOD}")
+        raise ConfigError(f"{where}: {label} is not a list that capfilt reads; give {_UNDERSTOOD}")
     if fs is None and path != key_text(path):
-        raise ConfigError(f"{where}: {name}: the file's name is no UTF-8; give it another")
+        raise ConfigError(f"{where}: {name}: the file's name is not UTF-8; rename the file")
     _, kind, *packed = suffix.split(".")
     kind = "json" if kind in ("jsonl", "ndjson") else kind
-    return ListFile(name, told, kind, _PACKED["".join(f".{part}" for part in packed)], path, fs, facts)
+    return ListFile(name, label, kind, _PACKED["".join(f".{part}" for part in packed)], path, fs, facts)
 
 
 @contextmanager
 def reading(file: ListFile) -> Iterator[None]:
-    """Turns what DuckDB, Arrow, a filesystem or the system raises into a DataError that names the file."""
+    """Turn errors of DuckDB, Arrow, a filesystem or the system into a DataError that names the file."""
     try:
         yield
     except CapfiltError:
         raise
     except duckdb.Error as error:
-        raise DataError(_told(file, str(error))) from error
+        raise DataError(_duckdb_error(file, str(error))) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise RunError(f"{file.told}: no room on the disk for a copy of it; free some and run again") from error
+            raise RunError(f"{file.label}: no room on the disk for a copy of it; free some and run again") from error
         if file.fs is None and not isinstance(error, OSError | pa.ArrowException | ValueError):
             raise
         advice = "fetch or write it again" if file.fs is None else _NETWORK
-        raise DataError(f"{file.told}: cannot be read ({words(error)}); {advice}") from error
+        raise DataError(f"{file.label}: cannot be read ({words(error)}); {advice}") from error
 
 
-def _told(file: ListFile, error: str) -> str:
-    """DuckDB's words about a file, with the line if it tells one."""
+def _duckdb_error(file: ListFile, error: str) -> str:
+    """DuckDB's message about a file, with the line number if it has one."""
     line = re.search(r"CSV Error on Line: (\d+)", error)
     first = error.split("\n", 1)[0].replace(file.path, file.name)
-    if first.startswith("Traceback"):  # of our filesystem
-        return f"{file.told}: cannot be read ({error.strip().splitlines()[-1]}); {_NETWORK}"
+    if first.startswith("Traceback"):  # raised inside `Remote`
+        return f"{file.label}: cannot be read ({error.strip().splitlines()[-1]}); {_NETWORK}"
     if line is None:
-        return f"{file.told}: {first}; mend the file, or fetch or write it again"
+        return f"{file.label}: {first}; fix the file, or fetch or write it again"
     why = re.search(r"Expected Number of Columns.*|Value with unterminated quote|Maximum line size[^.]*", error)
     return (
-        f"{file.told}: line {line[1]}: {why[0] if why else first}; mend or remove that line (a field with a delimiter, "
-        'a line end or quotes stands in "", quotes in it are doubled), or write the list as Parquet'
+        f"{file.label}: line {line[1]}: {why[0] if why else first}; fix or remove that line (a field with a delimiter, "
+        'a line end or quotes must be in "", quotes in it doubled), or write the list as Parquet'
     )
 
 
 def words(error: BaseException) -> str:
-    """The first line of an error, or its name."""
+    """The first line of an error's message, or its class name."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

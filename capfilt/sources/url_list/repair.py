@@ -1,8 +1,9 @@
-"""Lists made fit for DuckDB: fetched, unpacked or mended into a copy beside the snapshot where they must be.
+"""Make lists readable for DuckDB: fetch, unpack or repair a file into a copy beside the snapshot if necessary.
 
-DuckDB refuses a whole text file for one byte that is not UTF-8, and a JSON file for one half of a surrogate pair. Such
-a file is read from a copy in which `MARK` stands where U+FFFD belongs, so that its rows can be told. Parquet is copied
-only when DuckDB meets such a string. Remote text is fetched first, for it is read more than once.
+DuckDB refuses a whole text file because of one byte that is not UTF-8, and a JSON file because of one half of a
+surrogate pair. Such a file is read from a copy that has `MARK` in place of U+FFFD, so that repaired rows can be
+recognised. Parquet is copied only when DuckDB finds such a string. Remote text is fetched first, because it is read
+more than once.
 """
 
 import codecs
@@ -22,10 +23,10 @@ from capfilt.sources.url_list.files import ListFile, reading
 from capfilt.store.parquet import is_list, is_string, refuse_extension
 
 MARK = "\ufffe"
-"""No character, so it is in no text; becomes U+FFFD in what is given out."""
+"""Not a character, so no valid text contains it; replaced by U+FFFD in the snapshot."""
 CHUNK = 2**20
 LONGEST = 32 * CHUNK
-"""Characters without comma or line end that are looked at together."""
+"""Most characters without a comma or line end that are processed together."""
 _BATCH = 10_000
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ESCAPE = re.compile(
@@ -35,9 +36,9 @@ codecs.register_error("capfilt.mark", lambda error: (MARK, error.end))  # type: 
 
 
 class Copies:
-    """Names for copies, `.<name>.<n>.<process>` in a folder; those that were made are removed at the end.
+    """Names for copies, `.<name>.<n>.<process>` in a folder. A context manager that removes the copies at the end.
 
-    What a killed process leaves, `shards.clean` removes.
+    `shards.clean` removes the copies of a killed process.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -45,7 +46,7 @@ class Copies:
         self._given: list[Path] = []
 
     def new(self) -> Path:
-        """A name that nothing has."""
+        """Return an unused name."""
         self._given.append(self._folder / f".{self._name}.{len(self._given)}.{os.getpid()}")
         return self._given[-1]
 
@@ -61,17 +62,21 @@ class Copies:
                 path.unlink()
 
 
-def fit(file: ListFile, copies: Copies) -> ListFile:
-    """The file as DuckDB can read it. Raises DataError: empty, UTF-16, with extension types, or not to be had."""
+def readable_copy(file: ListFile, copies: Copies) -> ListFile:
+    """Return the file, or a copy that DuckDB can read.
+
+    Raises:
+        DataError: empty, UTF-16, with extension types, or cannot be fetched.
+    """
     with reading(file):
         if file.kind == "parquet":
             return _parquet(file, copies)
         file = _fetched(file, copies) if file.fs is not None else file
-        return file if _sound(file) else _mended_text(file, copies.new())
+        return file if _is_valid(file) else _repaired_copy(file, copies.new())
 
 
 def _parquet(file: ListFile, copies: Copies) -> ListFile:
-    """Where it lies, or fetched from a server that gives no part of a file."""
+    """The file itself, or a copy if its server cannot send a part of a file."""
     try:
         open_parquet(file).close()
         if file.fs is not None:
@@ -93,19 +98,22 @@ def _fetched(file: ListFile, copies: Copies) -> ListFile:
 
 
 def open_parquet(file: ListFile) -> pq.ParquetFile:
-    """As `capfilt.store.parquet` does, of any filesystem. Raises DataError, and what pyarrow and the filesystem do."""
+    """Like `capfilt.store.parquet.open_parquet`, on any filesystem.
+
+    Raises DataError, and errors of pyarrow and the filesystem.
+    """
     opened = pq.ParquetFile(file.open(), pre_buffer=False, buffer_size=CHUNK)
     try:
         for field in opened.schema_arrow:
-            refuse_extension(file.told, field.name, field)
+            refuse_extension(file.label, field.name, field)
     except DataError:
         opened.close()
         raise
     return opened
 
 
-def mended_parquet(file: ListFile, copy: Path) -> ListFile:
-    """A copy with `MARK` in its strings and lists of strings for what is no UTF-8. Raises DataError."""
+def repaired_parquet(file: ListFile, copy: Path) -> ListFile:
+    """Write a copy with `MARK` for bytes that are not UTF-8, in strings and lists of strings. Raises DataError."""
     with reading(file), open_parquet(file) as opened:
         schema = pa.schema([field.with_type(_decoded(field.type)) for field in opened.schema_arrow])
         with pq.ParquetWriter(copy, schema) as writer:
@@ -136,28 +144,28 @@ def stream(file: ListFile) -> pa.NativeFile:
     return pa.input_stream(file.path, compression=None if file.compression == "uncompressed" else file.compression)
 
 
-def _sound(file: ListFile) -> bool:
-    """Whether DuckDB takes its text. Raises DataError for what no mending makes a list."""
+def _is_valid(file: ListFile) -> bool:
+    """Return True if DuckDB can read the text. Raises DataError for a file that cannot be repaired."""
     with stream(file) as opened:
         head = opened.read(3)
     if not head or head[:2] in _UTF16:
-        what = "is UTF-16; write it as UTF-8" if head else "is empty; fetch it again, or take it away"
-        raise DataError(f"{file.told}: the file {what}")
+        what = "is UTF-16; write it as UTF-8" if head else "is empty; fetch it again, or remove it"
+        raise DataError(f"{file.label}: the file {what}")
     try:
-        whole = all(_mended(file, part) == part for part in _parts(file, "strict"))
+        whole = all(_repair(file, part) == part for part in _parts(file, "strict"))
     except UnicodeDecodeError:
         return False
     return whole and not (file.kind == "json" and head == codecs.BOM_UTF8)
 
 
-def _mended_text(file: ListFile, copy: Path) -> ListFile:
+def _repaired_copy(file: ListFile, copy: Path) -> ListFile:
     with copy.open("w", encoding="utf-8", newline="") as target:
-        target.writelines(_mended(file, part) for part in _parts(file, "capfilt.mark"))
+        target.writelines(_repair(file, part) for part in _parts(file, "capfilt.mark"))
     return replace(file, path=str(copy), compression="uncompressed")
 
 
 def _parts(file: ListFile, errors: str) -> Iterator[str]:
-    """The text without its byte order mark; cut behind commas and line ends, so that no escape of JSON is cut."""
+    """Yield the text without its byte order mark, split after commas and line ends so that no JSON escape is split."""
     decoder, rest = codecs.getincrementaldecoder("utf-8-sig")(errors), ""
     with stream(file) as opened:
         while chunk := opened.read(CHUNK):
@@ -168,8 +176,8 @@ def _parts(file: ListFile, errors: str) -> Iterator[str]:
     yield rest + decoder.decode(b"", True)
 
 
-def _mended(file: ListFile, text: str) -> str:
-    """In JSON, `MARK` for every half of a surrogate pair that is alone."""
+def _repair(file: ListFile, text: str) -> str:
+    """In JSON, replace every lone half of a surrogate pair by `MARK`."""
     if file.kind != "json" or ("\\ud" not in text and "\\uD" not in text):
         return text
     return _ESCAPE.sub(lambda found: MARK if found["half"] else found[0], text)

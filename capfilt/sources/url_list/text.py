@@ -1,13 +1,14 @@
-"""CSV and TSV lists. Nothing is guessed from a sample, for a guess changes with the sample.
+"""CSV and TSV lists. Nothing is guessed from a sample, because the guess would depend on the sample.
 
 CSV: the delimiter is the first of comma, tab, semicolon and bar that the first line has; quotes as in RFC 4180. TSV:
-quotes count, unless the file cannot be read so or every line has the same number of tabs without them (CC3M and CC12M
-quote nothing, and have stray quotes). A list has no header if a value of its first row begins with http:// or https://
-and none is the name of a url column.
+quotes are special unless the file cannot be read that way, or every line has the same number of tabs without them (CC3M
+and CC12M do not quote, and have stray quotes). A list has no header if a value of its first row begins with http:// or
+https:// and none is the name of a url column.
 
-Cells are text. A column whose every value is a number, none with leading zeros, is one in the filter and in records;
-true and false likewise. Finding that out reads the file once, to its end, so a broken line is found before any row is
-given. A million rows of eleven columns (258 MB), filtered and 100,000 of them drawn, took 6.6 s of CPU and 315 MB.
+Cells are text. A column in which every value is a number without leading zeros is numeric in the filter and in records,
+and a column of true and false is boolean. To find the types, the file is read once to its end, so a broken line is
+found before any row is returned. A million rows of eleven columns (258 MB), filtered and 100,000 of them drawn, took
+6.6 s of CPU and 315 MB.
 """
 
 import csv
@@ -20,19 +21,19 @@ from typing import Any
 import duckdb
 
 from capfilt.errors import DataError
-from capfilt.sources.columns import URL, Stated, choose, require
+from capfilt.sources.columns import URL, Stated, check_columns, find_roles
 from capfilt.sources.url_list.files import ListFile
 from capfilt.sources.url_list.repair import stream
-from capfilt.sources.url_list.scan import ROW, Scan, literal, named
+from capfilt.sources.url_list.scan import ROW, Scan, identifier, literal
 
 LINE_BYTES = 8 * 2**20
-"""Longest row; DuckDB's buffer is four times that, a thread."""
+"""Longest row; DuckDB's buffer is four times that per thread."""
 _HTTP = re.compile(r"https?://", re.I)
 _INTEGER = r"-?(0|[1-9][0-9]*)"
 _NUMBER = r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _NOT_FINITE = r"[+-]?(?i:nan|inf|infinity)"
 _SHORT, _LONG, _FLOAT, _BOOL, _OTHER = 1, 2, 4, 8, 16
-"""What a column's values are, as bits: integers of up to 18 and up to 38 digits, numbers, true or false, text."""
+"""Kinds of a column's values as bits: integers of up to 18 and up to 38 digits, numbers, true or false, text."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,17 @@ class TextScan(Scan):
 
     @property
     def raw(self) -> list[str]:
-        return [named(name) for name in self.types]
+        return [identifier(name) for name in self.types]
 
     def cast(self, name: str, kind: str) -> str:
-        return named(name) if kind == "VARCHAR" else f"TRY_CAST({named(name)} AS {kind})"
+        return identifier(name) if kind == "VARCHAR" else f"TRY_CAST({identifier(name)} AS {kind})"
 
     def record(self, cells: Sequence[Any]) -> dict[str, object]:
         return {name: _value(cell, self.types[name]) for name, cell in zip(self.types, cells, strict=True)}
 
 
 def scan_text(connection: duckdb.DuckDBPyConnection, file: ListFile, place: int, stated: Stated) -> Scan:
-    """The whole file is read. Raises DataError, and what DuckDB does: a broken line."""
+    """Read the whole file. Raises DataError, and DuckDB's error for a broken line."""
     if file.kind == "csv":
         return _typed(connection, _untyped(file, stated, _delimiter(file), '"'))[0]
     try:
@@ -82,7 +83,7 @@ def scan_text(connection: duckdb.DuckDBPyConnection, file: ListFile, place: int,
 
 
 def _unquoted(connection: duckdb.DuckDBPyConnection, file: ListFile, stated: Stated) -> Scan | None:
-    """A TSV in which quotes mean nothing, or None if it is not."""
+    """The scan of a TSV in which quotes are not special, or None if the file cannot be read that way."""
     try:
         return _typed(connection, _untyped(file, stated, "\t", ""))[0]
     except (duckdb.Error, DataError):
@@ -100,10 +101,10 @@ def _untyped(file: ListFile, stated: Stated, delimiter: str, quote: str) -> Text
     known = {*URL, *(name.lower() for _, name in stated)}
     header = not any(map(_HTTP.match, first)) or any(cell.lower() in known for cell in first)
     names = first if header else _by_content(file, first, stated)
-    require(names, stated, file.told)
+    check_columns(names, stated, file.label)
     unique = _unique(names)
     dialect = f"header={str(header).lower()}, delim={literal(delimiter)}, quote='{quote}', escape='{quote}'"
-    return TextScan(file, 0, dict.fromkeys(unique), choose(tuple(unique), stated), dialect)
+    return TextScan(file, 0, dict.fromkeys(unique), find_roles(tuple(unique), stated), dialect)
 
 
 def _first_record(file: ListFile, delimiter: str, quote: str) -> list[str]:
@@ -113,11 +114,11 @@ def _first_record(file: ListFile, delimiter: str, quote: str) -> list[str]:
             first = next(csv.reader(lines, delimiter=delimiter, quoting=0 if quote else 3), [])
             return [cell.strip() for cell in first]
         except csv.Error as error:
-            raise DataError(f"{file.told}: line 1: {error}; give the list a header, or write it as Parquet") from error
+            raise DataError(f"{file.label}: line 1: {error}; give the list a header, or write it as Parquet") from error
 
 
 def _by_content(file: ListFile, first: list[str], stated: Stated) -> list[str]:
-    """Names where there is no header: url and text if there is no doubt, else column0, column1, ..."""
+    """Column names without a header: url and text if unambiguous, else column0, column1, ..."""
     numbered = [f"column{i}" for i in range(len(first))]
     if "url" in dict(stated):
         return numbered
@@ -126,13 +127,13 @@ def _by_content(file: ListFile, first: list[str], stated: Stated) -> list[str]:
         return ["url" if i in urls else "text" for i in range(len(first))]
     shown = ", ".join(f"{name} ({cell[:40]!r})" for name, cell in zip(numbered, first, strict=True))
     raise DataError(
-        f"{file.told}: it has no header, and its first row is {shown}. Say which is which: columns: "
+        f"{file.label}: it has no header, and its first row is {shown}. Say which column is which: columns: "
         f"{{url: column{urls[0]}, text: ...}} (text: '' if there is none)"
     )
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """As DuckDB names the columns of a Parquet file: those that differ in case alone get _1, _2, ..."""
+    """Unique names, as DuckDB names the columns of a Parquet file: names that differ only in case get _1, _2, ..."""
     found: dict[str, str] = {}
     for i, name in enumerate(names):
         name, n = name or f"column{i}", 0
@@ -143,11 +144,11 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 
 def _typed(connection: duckdb.DuckDBPyConnection, scan: TextScan) -> tuple[TextScan, bool]:
-    """With types, and whether a value or a name has a line end. Raises DataError for line ends of several kinds."""
+    """Return the scan with types, and True if a value or name has a line end. Raises DataError for mixed line ends."""
     columns = scan.columns
     texts = {columns.url, columns.text, columns.key, *(name for _, name in columns.meta if _hash(name))}
-    flags = [str(_OTHER) if name in texts else f"bit_or({_flag(named(name))})" for name in scan.types]
-    ends = " OR ".join(f"contains({named(name)}, chr(10))" for name in scan.types)
+    flags = [str(_OTHER) if name in texts else f"bit_or({_flag(identifier(name))})" for name in scan.types]
+    ends = " OR ".join(f"contains({identifier(name)}, chr(10))" for name in scan.types)
     asked = f"SELECT {', '.join(flags)}, bool_or({ends}) FROM {scan.reader}"
     try:
         *found, ended = connection.execute(asked).fetchone() or ()
@@ -155,15 +156,15 @@ def _typed(connection: duckdb.DuckDBPyConnection, scan: TextScan) -> tuple[TextS
         if "state machine" not in str(error):
             raise
         raise DataError(
-            f"{scan.file.told}: line {_odd_line(scan.file)}: it ends in another way than those before it, or has a "
-            "quote where none can be; write the list with one kind of line end, or as Parquet"
+            f"{scan.file.label}: line {_odd_line(scan.file)}: it ends differently from the lines before it, or has a "
+            "misplaced quote; write the list with one kind of line end, or as Parquet"
         ) from error
     ended = ended or any("\n" in name for name in scan.types)
     return replace(scan, types=dict(zip(scan.types, map(_kind, found), strict=True))), bool(ended)
 
 
 def _odd_line(file: ListFile) -> int:
-    """Number of the first line that ends otherwise than the first one, from 1; 1 if all end alike."""
+    """Number of the first line (from 1) with another line end than the first; 1 if all are equal."""
     usual = ""
     with stream(file) as opened:
         for number, line in enumerate(io.TextIOWrapper(opened, encoding="utf-8", newline=""), 1):
@@ -198,7 +199,7 @@ def _kind(bits: int | None) -> str | None:
 
 
 def _value(cell: str | None, kind: str | None) -> object:
-    """A cell as its column has it."""
+    """A cell as a value of its column's type."""
     if cell is None or kind == "VARCHAR":
         return cell
     if re.fullmatch(_INTEGER, cell):
