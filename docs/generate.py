@@ -170,6 +170,26 @@ def _policies() -> str:
     return "\n".join(["| policy | scores | with the default settings |", "|---|---|---|", *rows])
 
 
+def _cards() -> str:
+    """Return a table of the model cards in `models/`, but for those of tokenizers."""
+    from capfilt.models.card import cards
+
+    head = "| model | system | roles | scores | licence | pinned commit |"
+    rows = [
+        f"| `{name}` | {card.system} | {', '.join(card.roles)} | {', '.join(card.scores) or '-'} "
+        f"| {card.licence or 'unknown'} | {f'`{card.revision[:12]}`' if card.revision else 'ships'} |"
+        for name, card in cards().items()
+        if card.roles
+    ]
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def _card_keys() -> str:
+    from capfilt.models.card import ModelCard
+
+    return settings_table(ModelCard, ["card.yaml"]).replace("](#decoding)", "](reference/pipeline.md#decoding)")
+
+
 def _commands() -> str:
     """Return the help of every command, as the terminal prints it."""
     from capfilt.cli.app import parser
@@ -224,6 +244,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": _commands,
     "reasons": _reasons,
     "errors": _errors,
+    "cards": _cards,
+    "card-keys": _card_keys,
     "policies": _policies,
     **{f"columns-{name.lower()}": partial(_columns, name) for name in COLUMNS},
 }

@@ -41,6 +41,19 @@ def _fake() -> SystemFactory:
 OWN: dict[str, Callable[[], SystemFactory]] = {"blip": _blip, "fake": _fake}
 """Name -> factory; imported when asked for."""
 
+_HERE: dict[str, SystemFactory] = {}
+"""Name -> factory of `register`."""
+
+
+def register(name: str, factory: SystemFactory) -> None:
+    """Add a system to this process alone, for a notebook, a script or a test with `local=True`.
+
+    Workers of Ray are other processes: for them, install a package with an entry point. The same name replaces what
+    `register` added before.
+    """
+    _HERE[name] = factory
+    factories.cache_clear()
+
 
 @cache
 def factories() -> dict[str, SystemFactory]:
@@ -50,6 +63,9 @@ def factories() -> dict[str, SystemFactory]:
         ConfigError: a package's entry point that cannot be imported, or that takes a name which is in use.
     """
     found = {name: make() for name, make in OWN.items()}
+    if taken := found.keys() & _HERE.keys():
+        raise ConfigError(f"register({min(taken)!r}): the name is in use; take another")
+    found |= _HERE
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         if entry.name in found:
             raise ConfigError(f"entry point {entry.name} of {GROUP} ({entry.value}): the name is in use; rename it")

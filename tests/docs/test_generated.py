@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from capfilt.cli.app import parser
 from capfilt.config.pipeline import Pipeline, SelectSettings
+from capfilt.models.card import ModelCard, cards
 from capfilt.selection.policies import POLICIES
 from capfilt.selection.reasons import REASONS
 from capfilt.store import schema
@@ -74,6 +75,15 @@ def test_every_policy_is_on_its_page_with_its_own_words(page: Page) -> None:
     for policy in POLICIES:
         assert f"| `{policy.name}` |" in text
         assert policy.describe(SelectSettings(policy=policy.name)) in text
+
+
+def test_every_card_is_on_the_page_of_models(page: Page) -> None:
+    text = page("models.md")
+    for name, card in cards().items():
+        assert (f"| `{name}` | {card.system} |" in text) == bool(card.roles)
+    assert list(re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", sections(text)["modelcard"], re.MULTILINE)) == list(
+        ModelCard.model_fields
+    )
 
 
 def test_every_command_is_on_the_page_with_its_options(page: Page) -> None:

@@ -102,6 +102,17 @@ def test_a_third_party_registers_by_entry_point(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("fresh")
+def test_a_script_registers_for_its_own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_HERE", {})
+    registry.register("mine", FACTORY)
+    (tmp_path / "card.yaml").write_text("system: mine\nroles: [captioner]\n")
+    assert isinstance(registry.load_system(tmp_path), Mine)
+    registry.register("blip", FACTORY)
+    with pytest.raises(ConfigError, match=r"register\('blip'\): the name is in use"):
+        registry.factories()
+
+
+@pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
