@@ -13,9 +13,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import fields
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -137,17 +135,32 @@ def _default(name: str, part: Schema, schema: Schema) -> str:
 
 def columns_table(columns: tuple[Any, ...]) -> str:
     """Return a table of stored columns: name, Arrow type, meaning with unit and range."""
-    rows = []
-    for column in columns:
-        name, kind, meaning = (getattr(column, field.name) for field in fields(column))
-        rows.append(f"| `{name}` | `{kind}` | {_cell(meaning)} |")
+    rows = [f"| `{column.name}` | `{column.type}` | {_cell(column.description)} |" for column in columns]
     return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
 
 
-def _columns(name: str) -> str:
-    from capfilt.store import schema
+def _columns() -> str:
+    """Return a section per stage that writes shards: what it does, its folder, its SQL view, its columns."""
+    from capfilt.stages.catalog import STAGES
 
-    return columns_table(schema.score_columns(256) if name == "SCORES" else getattr(schema, name))
+    found = []
+    for stage in STAGES:
+        table = stage.spec.table
+        if table is not None:
+            about = inspect.cleandoc(inspect.getmodule(stage).__doc__ or "").split("\n\n")[0]
+            about = re.sub(rf"^{table.stage}: ", "", about, flags=re.IGNORECASE)
+            place = f"Folder `{table.folder_name('<fp>')}`, SQL view `{table.view}`."
+            found += [
+                f"## {table.stage} {{ #{table.stage} }}",
+                "",
+                about,
+                "",
+                place,
+                "",
+                columns_table(tuple(table)),
+                "",
+            ]
+    return "\n".join(found)
 
 
 def _reasons() -> str:
@@ -217,37 +230,37 @@ def _pipeline() -> type[BaseModel]:
 
 
 def _recipe() -> type[BaseModel]:
-    from capfilt.training.recipe import Recipe
+    from capfilt.training.objectives.registry import DEFAULT, find_objective
 
-    return Recipe
+    return find_objective(DEFAULT).recipe_type
 
 
 def _recipe_kinds() -> str:
-    from capfilt.training.recipe import KINDS
+    from capfilt.training.objectives.registry import DEFAULT, find_objective
 
+    kinds = find_objective(DEFAULT).kinds
     rows = [
-        f"| `{section}.{key}` | " + " | ".join(_filled(KINDS[kind], section, key) for kind in KINDS) + " |"
-        for section, key in dict.fromkeys((s, k) for kind in KINDS.values() for s, part in kind.items() for k in part)
+        f"| `{section}.{key}` | " + " | ".join(_filled(kinds[kind], section, key) for kind in kinds) + " |"
+        for section, key in dict.fromkeys((s, k) for kind in kinds.values() for s, part in kind.items() for k in part)
     ]
-    return "\n".join([f"| key | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|", *rows])
+    return "\n".join([f"| key | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|", *rows])
 
 
-def _filled(kind: dict[str, dict[str, object]], section: str, key: str) -> str:
+def _filled(kind: Mapping[str, Mapping[str, object]], section: str, key: str) -> str:
     return f"`{json.dumps(kind[section][key])}`" if key in kind.get(section, {}) else ""
 
 
-COLUMNS = ("PAIRS", "NEAR", "CAPTIONS", "SCORES", "DEDUP", "CANDIDATES")
 TABLES: dict[str, Callable[[], str]] = {
     "pipeline": lambda: settings_reference(_pipeline),
     "recipe": lambda: settings_reference(_recipe),
     "recipe-kinds": _recipe_kinds,
     "commands": _commands,
+    "columns": _columns,
     "reasons": _reasons,
     "errors": _errors,
     "cards": _cards,
     "card-keys": _card_keys,
     "policies": _policies,
-    **{f"columns-{name.lower()}": partial(_columns, name) for name in COLUMNS},
 }
 """Name in a page's mark -> the Markdown that takes its place."""
 

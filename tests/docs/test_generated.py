@@ -13,8 +13,8 @@ from capfilt.config.pipeline import Pipeline, SelectSettings
 from capfilt.models.card import ModelCard, cards
 from capfilt.selection.policies import POLICIES
 from capfilt.selection.reasons import REASONS
-from capfilt.store import schema
-from capfilt.training.recipe import KINDS, Recipe
+from capfilt.stages.catalog import STAGES
+from capfilt.training.objectives.blip.settings import KINDS, BlipRecipe
 
 ROOT = Path(__file__).parents[2]
 Page = Callable[[str], str]
@@ -36,7 +36,7 @@ def sections(text: str) -> dict[str, str]:
     return {name: part.split("\n## ")[0] for name, part in zip(found[1::2], found[2::2], strict=True)}
 
 
-@pytest.mark.parametrize(("name", "top"), [("reference/pipeline.md", Pipeline), ("reference/recipe.md", Recipe)])
+@pytest.mark.parametrize(("name", "top"), [("reference/pipeline.md", Pipeline), ("reference/recipe.md", BlipRecipe)])
 def test_every_settings_key_has_a_row_with_its_default_on_its_page(page: Page, name: str, top: type[BaseModel]) -> None:
     found = sections(page(name))
     for model in models(top):
@@ -63,10 +63,14 @@ def test_the_defaults_of_each_kind_of_recipe_are_there(page: Page) -> None:
 
 def test_every_stored_column_is_on_the_page_with_its_type(page: Page) -> None:
     text = page("reference/data-format.md")
-    stored = (schema.PAIRS, schema.NEAR, schema.CAPTIONS, schema.score_columns(256), schema.DEDUP, schema.CANDIDATES)
-    for columns in stored:
-        for column in columns:
-            assert f"| `{column.name}` | `{column.type}` |" in text
+    tables = [stage.spec.table for stage in STAGES if stage.spec.table is not None]
+    assert len(tables) >= 6
+    for table in tables:
+        (part,) = re.findall(rf"^## {table.stage} \{{.*\n((?:(?!^## ).*\n)*)", text, re.MULTILINE)
+        assert f"`{table.view}`" in part
+        assert re.findall(r"^\| `(\w+)` \| `(.+?)` \|", part, re.MULTILINE) == [
+            (column.name, str(column.type)) for column in table
+        ]
     assert all(f"| `{reason}` |" in text for reason in REASONS)
 
 
