@@ -22,9 +22,9 @@ def ended(result: Any) -> None:
 
 
 def _calibrated(result: Any) -> None:
-    from capfilt.selection.calibration import calibrate
+    from capfilt.selection.calibration import calibration_of
 
-    found = calibrate(result.layout)
+    found = calibration_of(result.layout)
     if found is not None:
         print(found.sentence)
 

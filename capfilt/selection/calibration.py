@@ -1,69 +1,87 @@
-"""`select.policy: calibrated`: a threshold on ITM that the human-annotated part alone decides.
+"""`select.policy: calibrated`: a threshold on ITM that only the human pairs decide.
 
-Every human text beside its own image is a matched pair, and beside another human image (`mismatch_itm`, which score
-stores) a mismatched one. Kept at a threshold t are a share r(t) of the matched and f(t) of the mismatched. Of texts of
-which a share p is noise (`select.noise_prior`) those that are kept then match with precision
+Every human text beside its own image is a matched pair, and beside another human image (`mismatch_itm`, which `score`
+stores) a mismatched pair. A threshold t keeps a share r(t) of the matched and f(t) of the mismatched pairs. If a share
+p of the texts to judge is noise (`select.noise_prior`), the texts that are kept match with a precision of
 
     (1 - p) r(t) / ((1 - p) r(t) + p f(t))
 
-and the threshold is the least stored score at which that reaches `select.target_precision`: the highest recall that
-the target allows. Both shares are those of human texts; web texts and captions are worded otherwise, and a filter that
-was fine-tuned on the same human rows finds them easier than new ones, so the precision is a setting, not a promise.
+The threshold is the least stored score at which this reaches `select.target_precision`, and so the highest recall that
+the target allows. Both shares are measured on human texts. Web texts and captions are worded differently, and a filter
+that was fine-tuned on the same human rows separates them more easily than new rows, so the precision is an estimate.
+
+The result is a file of its own, computed once from all shards. `select`, the report and the summary read it.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from capfilt.config.pipeline import SelectSettings
-from capfilt.errors import ConfigError
+from capfilt.errors import ConfigError, DataError
 from capfilt.selection.policies import policy_of
 from capfilt.store.arrays import Floats, equal
+from capfilt.store.fingerprint import canonical
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import PAIRS, SCORES
-from capfilt.store.shards import table
+from capfilt.store.shards import table, write_atomic
 from capfilt.store.sidecars import floats, objects, refused_rows, sidecar
 
 LEAST = 30
-"""Matched and mismatched pairs, each; with 30, a share is known to about 0.18 either way."""
+"""Least number of matched pairs, and of mismatched pairs. With 30, a share is known to about 0.18 either way."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The threshold, and what it does to the human part."""
+    """A threshold, and what it does to the human pairs."""
 
     threshold: float
-    """Least ITM, a float32."""
+    """Least ITM, a float32 value."""
     precision: float
-    """At `noise_prior`."""
+    """Estimated share of the kept texts that match, at `noise_prior`."""
     recall: float
     """Share of the matched pairs that are kept."""
     false_alarms: float
     """Share of the mismatched pairs that are kept."""
     matched: int
+    """Number of matched pairs."""
     mismatched: int
+    """Number of mismatched pairs."""
 
     @property
     def sentence(self) -> str:
-        """For the terminal and the report."""
+        """The result in words, for the terminal and the report."""
         return (
             f"calibrated on {self.matched:,} human texts and {self.mismatched:,} mismatched ones: ITM >= "
             f"{self.threshold:.4f} keeps {self.recall:.1%} and {self.false_alarms:.1%} of them, "
             f"precision {self.precision:.3f}"
         )
 
+    def write(self, path: Path) -> None:
+        """Write the result as JSON, in one atomic step. Numbers are read back equal to the bit."""
+        write_atomic(path, canonical(asdict(self)) + "\n")
 
-def calibrate(layout: RunLayout) -> Calibration | None:
-    """From the stored scores of all shards; None under another policy.
+    @classmethod
+    def read(cls, path: Path) -> "Calibration":
+        """Read a written result. Raises DataError if the file is missing or damaged."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); remove its folder and run again") from error
+
+
+def compute_calibration(layout: RunLayout) -> Calibration:
+    """Measure the threshold on the stored scores of all shards.
 
     Raises:
-        ConfigError: too few human rows, or no threshold reaches the target. DataError: a damaged shard.
+        ConfigError: too few human rows, or no threshold reaches the target.
+        DataError: a damaged shard.
     """
     select = layout.pipeline.select
-    if not policy_of(select).calibrated:
-        return None
-    parts = [_scores(layout, shard) for shard in range(len(layout.shards))]
+    parts = [_human_scores(layout, shard) for shard in range(len(layout.shards))]
     matched, mismatched = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     if min(len(matched), len(mismatched)) < LEAST:
         raise ConfigError(
@@ -73,12 +91,22 @@ def calibrate(layout: RunLayout) -> Calibration | None:
     return choose(matched, mismatched, select.target_precision, select.noise_prior)
 
 
+def calibration_of(layout: RunLayout) -> Calibration | None:
+    """The run's calibration, or None if its policy has none. Raises as `compute_calibration` does."""
+    return compute_calibration(layout) if policy_of(layout.pipeline.select).calibrated else None
+
+
+def effective(select: SelectSettings, found: Calibration | None) -> SelectSettings:
+    """The settings with the threshold that was measured, if there is one."""
+    return select if found is None else select.model_copy(update={"itm_threshold": found.threshold})
+
+
 def choose(matched: Floats, mismatched: Floats, target: float, prior: float) -> Calibration:
-    """The least score at which the precision reaches `target`.
+    """Find the least score at which the precision reaches `target`.
 
     Args:
-        matched: (P,) ITM.
-        mismatched: (N,) ITM.
+        matched: (P,) ITM, 0 .. 1.
+        mismatched: (N,) ITM, 0 .. 1.
         target: precision, in (0, 1).
         prior: share of noise among the texts to judge, in (0, 1).
 
@@ -99,19 +127,13 @@ def choose(matched: Floats, mismatched: Floats, target: float, prior: float) -> 
     return Calibration(at, reached, right, wrong, len(matched), len(mismatched))
 
 
-def effective(layout: RunLayout, found: Calibration | None) -> SelectSettings:
-    """The pipeline's `select` with the threshold that was found."""
-    select = layout.pipeline.select
-    return select if found is None else select.model_copy(update={"itm_threshold": found.threshold})
-
-
 def _kept(scores: Floats, thresholds: Floats) -> NDArray[np.float64]:
-    """Share of scores at or above each threshold."""
+    """Share of the scores that are at or above each threshold."""
     return 1 - np.searchsorted(np.sort(scores), thresholds, side="left") / len(scores)
 
 
-def _scores(layout: RunLayout, shard: int) -> tuple[Floats, Floats]:
-    """ITM of a shard's human texts beside their images, and beside another's."""
+def _human_scores(layout: RunLayout, shard: int) -> tuple[Floats, Floats]:
+    """ITM of a shard's human texts beside their own images, and of the images beside another human text."""
     rows = table(layout.shard(PAIRS, shard), ["uid", "role", "status", "reason"])
     human = equal(objects(rows["role"]), "human") & equal(refused_rows(layout, shard, rows), None)
     score = sidecar(layout, SCORES, shard, ["web_itm", "mismatch_itm"], rows["uid"])

@@ -6,7 +6,7 @@
 from typing import Any, ClassVar
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.selection.calibration import calibrate, effective
+from capfilt.selection.calibration import calibration_of, effective
 from capfilt.selection.ledger import candidates
 from capfilt.selection.provenance import decoding_json, model_name
 from capfilt.stages.base import StageSpec, Task
@@ -41,8 +41,8 @@ class SelectStage:
         self._layout, self._select = layout, layout.pipeline.select
 
     def setup(self) -> None:
-        """Measure the threshold if the policy is calibrated. Raises as `calibrate` does."""
-        self._select = effective(self._layout, calibrate(self._layout))
+        """Measure the threshold if the policy is calibrated. Raises as `compute_calibration` does."""
+        self._select = effective(self._layout.pipeline.select, calibration_of(self._layout))
 
     def process(self, task: Task) -> None:
         """Decide one shard. No row can kill its worker here.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.config.load import validate
-from capfilt.errors import ConfigError
-from capfilt.selection.calibration import LEAST, Calibration, calibrate, choose
+from capfilt.errors import ConfigError, DataError
+from capfilt.selection.calibration import LEAST, Calibration, calibration_of, choose, compute_calibration
 from capfilt.stages.base import Task
 from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
@@ -88,8 +89,9 @@ def scored(row: Record, i: int) -> Record:
 
 def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make, pairs_row: Make) -> None:
     layout = layout_of(make_layout, pairs_row, 2 * LEAST)
-    found = calibrate(layout)
+    found = compute_calibration(layout)
     assert isinstance(found, Calibration)
+    assert calibration_of(layout) == found
     assert (found.matched, found.mismatched) == (2 * LEAST, 2 * LEAST)
     assert found.threshold < 0.5
     assert found.precision >= 0.9
@@ -102,8 +104,7 @@ def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make
     assert texts == {f"{900:016x}": None, f"{901:016x}": None}
     strict = layout.pipeline.select.model_copy(update={"target_precision": 0.999})
     strict_job = replace(layout, pipeline=layout.pipeline.model_copy(update={"select": strict}))
-    higher = calibrate(strict_job)
-    assert higher is not None
+    higher = compute_calibration(strict_job)
     assert higher.threshold == pytest.approx(0.6)
     stage = SelectStage(strict_job)
     stage.setup()
@@ -117,7 +118,24 @@ def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make
 def test_too_few_human_rows_are_told(make_layout: Make, pairs_row: Make) -> None:
     layout = layout_of(make_layout, pairs_row, LEAST - 2)
     with pytest.raises(ConfigError, match=rf"needs {LEAST} judged human texts .* found {LEAST - 2} and {LEAST - 2}"):
-        calibrate(layout)
+        compute_calibration(layout)
+
+
+@given(SCORES, SCORES)
+def test_it_is_read_back_equal_to_the_bit(tmp_path_factory: pytest.TempPathFactory, right: Any, wrong: Any) -> None:
+    found = choose(floats(right), floats(wrong), 0.1, 0.5)
+    path = tmp_path_factory.mktemp("calibrate") / "calibration.json"
+    found.write(path)
+    assert Calibration.read(path) == found
+
+
+def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    for content in (None, '{"threshold": 0.', "[]", '{"threshold": 0.5}'):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(DataError, match=r"calibration\.json: cannot be read .* run again"):
+            Calibration.read(path)
 
 
 def test_without_a_human_source_the_pipeline_is_refused() -> None:

@@ -23,7 +23,7 @@ from capfilt.analysis.report.histogram import Axis, Counts, bars, count
 from capfilt.analysis.sql import connect, views, visible
 from capfilt.config.pipeline import SelectSettings
 from capfilt.errors import DataError
-from capfilt.selection.calibration import calibrate, effective
+from capfilt.selection.calibration import calibration_of, effective
 from capfilt.selection.policies import policy_of
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import ORIGINS
@@ -62,8 +62,9 @@ def _context(
     there = views(connection)
     if "pairs" not in there:
         raise DataError(f"{layout.run}: nothing is ingested yet, so there is nothing to report; use `capfilt run`")
-    calibration = calibrate(layout) if "candidates" in there else None
-    layout = replace(layout, pipeline=layout.pipeline.model_copy(update={"select": effective(layout, calibration)}))
+    calibration = calibration_of(layout) if "candidates" in there else None
+    select = effective(layout.pipeline.select, calibration)
+    layout = replace(layout, pipeline=layout.pipeline.model_copy(update={"select": select}))
     context: dict[str, Any] = {
         "name": layout.pipeline.name,
         "select": layout.pipeline.select,
