@@ -14,17 +14,20 @@ def ended(result: Any) -> None:
     console.print(funnel(result.accounting))
     if result.truth:
         console.print(result.truth["sentence"])
-    _calibrated(result)
+    _print_policy(result.layout)
     shown = _near(run)
     print(f"dataset  {shown / 'dataset'}\nreport   {shown / 'report.html'}\ntook     {result.seconds:.1f} s")
     print(f"next     capfilt inspect {shown}\n         capfilt select {shown} --set select.itm_threshold=0.7")
     print(f"         python -c \"from datasets import load_dataset; print(load_dataset('{shown / 'dataset'}'))\"")
 
 
-def _calibrated(result: Any) -> None:
+def _print_policy(layout: Any) -> None:
+    """Print the policy in one sentence and, if it is calibrated, the threshold that was found."""
     from capfilt.selection.calibration import calibration_of
+    from capfilt.selection.policies import policy_of
 
-    found = calibration_of(result.layout)
+    select, found = layout.pipeline.select, calibration_of(layout)
+    print(policy_of(select).describe(select))
     if found is not None:
         print(found.sentence)
 
@@ -42,7 +45,7 @@ def looped(rounds: list[Any]) -> None:
     console, last = Console(), rounds[-1]
     console.print(funnel(last.result.accounting))
     console.print(table(rounds))
-    _calibrated(last.result)
+    _print_policy(last.result.layout)
     run = _near(last.result.layout.run.parent)
     models = run / last.result.layout.run.name / "models"
     print(f"dataset  {_near(last.result.dataset)}\nmodels   {models}\nreport   {run / 'report.html'}")

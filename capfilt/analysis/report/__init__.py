@@ -1,1 +1,1 @@
-"""The HTML report of a run: one file that needs nothing from anywhere else."""
+"""The HTML report of a run: one self-contained file that loads nothing else."""

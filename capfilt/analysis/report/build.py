@@ -1,8 +1,8 @@
-"""Writes the report: numbers, charts, pictures and the run's facts in one HTML file.
+"""Write the report of a run: numbers, charts, pictures and the run's facts in one HTML file.
 
-A stranger's texts, keys and URLs are in it, so: everything is escaped by Jinja2; no text is a link, an attribute that
-acts or part of the script; the data for the script are numbers, as JSON with `<` escaped; and its
-Content-Security-Policy allows one script by its hash, inline styles, pictures within the file, and no request.
+The report shows texts, keys and URLs of strangers. Therefore Jinja2 escapes everything. No such text becomes a link, an
+event handler or a part of the script. The script's data are numbers, as JSON with `<` escaped. The
+Content-Security-Policy allows one script by its hash, inline styles and pictures inside the file, and no request.
 Equal runs give equal bytes.
 """
 
@@ -31,7 +31,7 @@ from capfilt.store.shards import write_atomic
 
 _HERE = Path(__file__).parent
 _LONGEST = 400
-"""Characters of a text that the report shows."""
+"""Characters of a text that are shown at most."""
 _SCORES = {
     "itm": ("ITM", "probability that text and image match, by cross-attention"),
     "itc": ("ITC", "cosine of the text's and the image's features"),
@@ -42,13 +42,14 @@ def write_report(layout: RunLayout, facts: Mapping[str, Any], accounting: Mappin
     """Write the report of a run and return `out`.
 
     Args:
-        layout: the run; stages that have not written are left out of the report.
-        facts: run.json's content; versions, fingerprints, seconds, pipeline are shown where they are there.
-        accounting: `account(layout).to_dict()`, with what `truth(layout)` gave under `truth`; None counts rows by SQL.
-        out: the HTML file.
+        layout: the run; the report leaves out stages that have not written yet.
+        facts: content of run.json; versions, fingerprints and seconds are shown if present.
+        accounting: `account(layout).to_dict()`, and the result of `truth(layout)` under `truth`; None: count by SQL.
+        out: the HTML file to write.
 
     Raises:
-        DataError, InputError: nothing is ingested yet, or a shard is damaged, by name.
+        DataError: nothing is ingested yet, or a shard is damaged, by name.
+        InputError: a shard is damaged in a way that only a query finds.
     """
     with connect(layout) as connection:
         context = _context(connection, layout, facts, accounting or {})
@@ -83,7 +84,7 @@ def _context(
 
 
 def _tiles(context: Mapping[str, Any], rows: Mapping[str, int] | None) -> dict[str, int]:
-    """The sums at the top; without an accounting from the funnel, whose first step is all rows and last the kept."""
+    """Sums at the top of the page; without an accounting they come from the first and last step of the funnel."""
     steps = context["funnel"]
     if rows is None:
         came, quarantined = steps[0]["n"], steps[0]["n"] - steps[1]["n"]
@@ -117,7 +118,7 @@ def _texts(connection: duckdb.DuckDBPyConnection, layout: RunLayout) -> dict[str
 
 
 def _card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
-    """An image and its texts; sorted by its own text's scores, null first."""
+    """One image and its texts, with its own text's scores to sort by; null scores sort first."""
     texts = [line | {"i": counts.itm.bin(line["itm"]), "j": counts.itc.bin(line["itc"])} for line in lines]
     own = {score: -2.0 if lines[0][score] is None else lines[0][score] for score in ("itm", "itc")}
     verdicts = sorted({f"{line['origin']}-{'kept' if line['kept'] else 'rejected'}" for line in lines})
@@ -125,14 +126,14 @@ def _card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Co
 
 
 def _chart(counts: Counts, axis: Axis, select: SelectSettings) -> dict[str, Any]:
-    title, told = _SCORES[axis.score]
+    title, meaning = _SCORES[axis.score]
     own = axis.edges[axis.at]
     apart = next(step for step in (0.1, 0.2, 0.5) if axis.high - axis.low <= 5.01 * step)
     ticks = [round(axis.low + k * apart, 1) + 0.0 for k in range(int((axis.high - axis.low) / apart + 1.01))]
     return {
         "score": axis.score,
         "title": title,
-        "told": told,
+        "meaning": meaning,
         "low": axis.low,
         "high": axis.high,
         "step": 0.005 if axis.score == "itm" else 0.01,
@@ -149,7 +150,7 @@ def _bars(origin: str, steps: list[int]) -> dict[str, Any]:
 
 
 def _json(counts: Counts, select: SelectSettings) -> Markup:
-    """What the script reads: edges and the run's place on both axes, the rule, and the counts by both bins."""
+    """Data of the script: edges and the run's position on both axes, the rule, and the counts by both bins."""
     axes = {
         axis.score: {"edges": [round(e, 7) for e in axis.edges], "at": axis.at} for axis in (counts.itm, counts.itc)
     }
@@ -208,22 +209,22 @@ def _render(context: Mapping[str, Any]) -> str:
 
 
 def short(text: str | None) -> str:
-    """As much of a text as the report shows."""
+    """Shorten a text to what the report shows, without invisible characters."""
     return "" if text is None else visible(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
 
 
 def _words(name: str | None) -> str:
-    """A column's word as people write it."""
+    """Format a column's value as words: `duplicate:exact` -> `duplicate: exact`."""
     return "–" if name is None else name.replace("_", " ").replace(":", ": ")
 
 
 def _verdict(reason: str | None) -> str:
-    """Short enough for a card."""
+    """Format a reason for a card; None is `kept`."""
     return "kept" if reason is None else _words(reason.removesuffix("_threshold"))
 
 
 def _number(value: float) -> str:
-    """A threshold, as the script writes it."""
+    """Format a threshold as the script does."""
     return f"{value:.3f}".removesuffix("0")
 
 

@@ -1,4 +1,4 @@
-"""What the report tells of a run in numbers and examples, by SQL aggregates: no more is held than is shown."""
+"""Numbers and examples of the report, by SQL aggregates: only what is shown is held in memory."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from capfilt.analysis.sql import ask, views
 
 Rows = list[dict[str, Any]]
 EXAMPLES = 3
-"""Of each reason."""
+"""Examples per reason."""
 GROUPS, MEMBERS = 2, 3
-"""Duplicate groups shown of each kind, and most members of one beside its keeper."""
+"""Duplicate groups per kind, and members per group next to the row that is kept."""
 
 _ORIGIN = "list_position(['web', 'synthetic', 'human'], origin)"
 _ROWS = """
@@ -54,7 +54,7 @@ _UNIQUE = """
 
 
 def funnel(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Rows (label, n, told) from those that came in to those with a kept text; each is a part of the one before."""
+    """Steps (label, n, lost, share) from all rows to the rows with a kept text, each a part of the one before."""
     there = views(connection)
     total, quarantined, refused = ask(connection, _ROWS).rows[0]
     steps = [("came in", total, ""), ("can be processed", total - quarantined, f"{quarantined:,} quarantined")]
@@ -67,26 +67,26 @@ def funnel(connection: duckdb.DuckDBPyConnection) -> Rows:
     if "candidates" in there:
         kept = ask(connection, "SELECT count(DISTINCT uid) FROM candidates WHERE kept").rows[0][0]
         steps.append(("have a text that is kept", kept, f"{steps[-1][1] - kept:,} have none"))
-    return [{"label": label, "n": n, "told": told, "share": n / total if total else 0} for label, n, told in steps]
+    return [{"label": label, "n": n, "lost": lost, "share": n / total if total else 0} for label, n, lost in steps]
 
 
 def texts(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Of each origin: texts in all, kept, rejected, and whether any has a score."""
+    """Texts per origin: total, kept, rejected, and whether any has a score."""
     return ask(connection, _TEXTS).records()
 
 
 def reasons(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Why texts of rows that can be used were not kept: reason, origin, n, texts."""
+    """Reasons against texts of usable rows: reason, origin, n, example texts."""
     return ask(connection, _REASONS).records()
 
 
 def refused(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Why rows were rejected or quarantined at the door: status, reason, n, examples."""
+    """Reasons why ingest rejected or quarantined rows: status, reason, n, examples."""
     return ask(connection, _REFUSED).records()
 
 
 def failed(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Rows on which a model failed: stage, error, n, uids."""
+    """Rows on which a model failed: stage, error, n, example uids."""
     there = views(connection)
     stages = [("caption", "captions"), ("score", "scores")]
     return [
@@ -95,15 +95,15 @@ def failed(connection: duckdb.DuckDBPyConnection) -> Rows:
 
 
 def kinds(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Duplicates by kind: n rows marked, groups, least similarity."""
+    """Duplicates per kind: number of rows, number of groups, least similarity."""
     return ask(connection, _KINDS).records()
 
 
 def groups(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Some members of some groups of each kind, the least similar ones: keeper, uid, kind, similarity."""
+    """Example groups per kind with their least similar members: keeper, uid, kind, similarity."""
     return ask(connection, _GROUPS).records()
 
 
 def contaminated(connection: duckdb.DuckDBPyConnection) -> Rows:
-    """Rows that repeat an evaluation set's image: evaluation, n, examples."""
+    """Rows that repeat an image of an evaluation set: evaluation, n, example keys."""
     return ask(connection, _CONTAMINATED).records()

@@ -1,9 +1,9 @@
-"""Which texts the report shows, and their pictures: chosen by score, so that every kind of verdict is seen.
+"""Examples of the report: which texts are shown, and their pictures. Chosen by score, to show every kind of verdict.
 
-Of web and of synthetic texts each: two from every tenth of the score's range and the three next to the threshold on
-either side, by uid (a hash, so as good as random, and always the same). Texts of one image share a card. Rows that
-were quarantined or refused are never read. A thumbnail is a JPEG of 160 pixels at most, some 5 kB: 48 of them and a
-page stay far under 3 MB.
+For web and for synthetic texts each: two from every tenth of the score's range, and the three nearest to the threshold
+on either side. Ties are broken by uid, which is a hash, so the choice is as good as random and always the same. Texts
+of one image share a card. Rows that were quarantined or rejected are never read. A thumbnail is a JPEG of at most
+160 pixels, about 5 kB; with 48 of them the page stays far below 3 MB.
 """
 
 from base64 import b64encode
@@ -31,7 +31,7 @@ from capfilt.store.schema import PAIRS
 from capfilt.store.shards import table
 
 CARDS = 36
-"""Images in the gallery; with those of the duplicate groups about 48 in all."""
+"""Images in the gallery; about 48 together with those of the duplicate groups."""
 SIDE = 160
 """Pixels of a thumbnail's longer side."""
 
@@ -56,13 +56,16 @@ _TEXTS = f"""
 
 
 def deciding(select: SelectSettings) -> tuple[Score, float]:
-    """The score that the examples are spread over, and the threshold to look around (0.5 where there is none)."""
+    """The score over which the examples are spread, and the threshold to look around.
+
+    The policy's most important score; ITM if it needs none. Without a threshold, the value of the unused setting.
+    """
     score: Score = next(iter(policy_of(select).needs(select)), "itm")
     return score, select.itm_threshold if score == "itm" else select.itc_threshold
 
 
 def choose(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> list[str]:
-    """At most CARDS uids, by uid: in turns for their web text and for a synthetic one."""
+    """Choose at most CARDS uids, in turns by their web text and by a synthetic text; sorted."""
     score, threshold = deciding(select)
     text, values = _CHOICE % {"score": score}, {"threshold": threshold, "n": CARDS}
     web, synthetic = ([row[0] for row in ask(connection, text, values | {"origin": origin}).rows] for origin in _JUDGED)
@@ -71,7 +74,7 @@ def choose(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> lis
 
 
 def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Of each uid its texts: own text, then captions; `judged` where a threshold decides on it."""
+    """Texts per uid: own text, then captions; `judged` is true where a threshold decides on the text."""
     out: dict[str, list[dict[str, Any]]] = {uid: [] for uid in uids}
     for row in ask(connection, _TEXTS, {"uids": list(uids)}).records():
         out[row["uid"]].append(row)
@@ -79,7 +82,7 @@ def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[st
 
 
 def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:
-    """uid -> data URI; a picture that cannot be decoded is left out. Only row groups that hold one are read."""
+    """uid -> data URI. Leaves out pictures that cannot be decoded. Reads only the row groups that hold these rows."""
     out: dict[str, str] = {}
     for path in (layout.shard(PAIRS, index) for index in range(len(layout.shards))):
         for uid, data in _images(path, uids) if path.is_file() and uids else ():
@@ -90,7 +93,7 @@ def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:
 
 
 def _images(path: Path, uids: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """The files of these rows, as far as they are ok."""
+    """(uid, image file) of those of these rows whose status is ok."""
     light = table(path, ["uid", "status"])
     found = pc.and_(pc.is_in(light["uid"], pa.array(sorted(uids))), pc.equal(light["status"], "ok"))
     wanted = np.flatnonzero(found.to_numpy())
@@ -108,7 +111,7 @@ def _images(path: Path, uids: Collection[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def thumbnail(data: bytes, max_pixels: int) -> str | None:
-    """An image file as a data URI of a JPEG within SIDE x SIDE pixels, or None."""
+    """Convert an image file to the data URI of a JPEG within SIDE x SIDE pixels; None if it cannot be decoded."""
     try:
         image = decode_image(data, max_pixels, draft_side=SIDE)
     except ImageError:

@@ -1,9 +1,9 @@
-"""Counts of ITM and ITC by origin, so fine that a browser can move the thresholds without the rows.
+"""Histograms of ITM and ITC by origin, fine enough for a browser to move the thresholds without the rows.
 
-An axis has 200 steps (ITM 0 .. 1 by 0.005, ITC by 0.01) and an edge more at the run's own threshold where that lies
-between two. Texts are counted by both scores at once, so that a rule on both is exact too: at most some 40,000 cells a
-origin (0.7 MB of JSON), a few thousand in practice, for any number of rows. Edges are float32, as select's thresholds
-are, so that the counts at an edge are those that select would give.
+An axis has 200 steps (ITM 0 .. 1 by 0.005, ITC by 0.01), and one more edge at the run's own threshold if that is
+between two steps. Texts are counted by both scores at once, so that a rule on both is exact, too: at most about 40,000
+cells per origin (0.7 MB of JSON), a few thousand in practice, for any number of rows. Edges are float32 as the
+thresholds of `select` are, so the count above an edge is the number of texts that `select` would keep.
 """
 
 from bisect import bisect_right
@@ -21,19 +21,19 @@ from capfilt.selection.texts import Score
 
 _THRESHOLD_REASONS = ", ".join(f"'{reason}'" for reason in threshold_reasons())
 POOL = f"(kept OR reason IN ({_THRESHOLD_REASONS}))"
-"""SQL: the texts whose verdict is a threshold's: no duplicates, no refused rows."""
+"""SQL condition: texts that a threshold decides on; no duplicates, no refused rows."""
 HEIGHT, WIDTH = 100, 1000
-"""Of a chart, in its own units; it is stretched to the page."""
+"""Size of a chart in SVG units; the page stretches it."""
 BARS = 50
-"""Of a chart."""
+"""Bars per chart."""
 _STEPS: dict[Score, int] = {"itm": 200, "itc": 100}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One score's edges, rising, float32 values; `at` is the place of the run's threshold among them.
+    """The edges of one score: rising float32 values. `at` is the index of the run's threshold among them.
 
-    A text's bin is the number of its last edge that is not above its score; -1 where the score is null.
+    The bin of a text is the index of the last edge that is not above its score; -1 where the score is null.
     """
 
     score: Score
@@ -43,15 +43,15 @@ class Axis:
     at: int
 
     def bin(self, value: float | None) -> int:
-        """Of one score."""
+        """Index of the bin of a score."""
         return -1 if value is None else max(bisect_right(self.edges, value) - 1, 0)
 
     def place(self, value: float) -> float:
-        """0 .. 1 from left to right."""
+        """Position of a value on the axis, 0 (left) .. 1 (right)."""
         return (value - self.low) / (self.high - self.low)
 
     def sql(self) -> str:
-        """`bin` of the column, as SQL: a step by division, set right by comparison in float32, and the extra edge."""
+        """`bin` of the column as SQL: the step by division, corrected by comparison in float32, plus the extra edge."""
         n, x = _STEPS[self.score], self.score
         step = f"floor({x}::DOUBLE * {n})"
         step = f"({step} + ({x} >= (({step} + 1) / {n}e0)::FLOAT)::INT - ({x} < ({step} / {n}e0)::FLOAT)::INT)"
@@ -64,7 +64,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Counts:
-    """Texts of the pool by origin and both bins."""
+    """Number of texts in the pool by origin and by both bins."""
 
     itm: Axis
     itc: Axis
@@ -72,7 +72,7 @@ class Counts:
     """Source -> (itm bin, itc bin, texts), rising."""
 
     def marginal(self, origin: str, score: Score) -> list[int]:
-        """Texts in each of an axis' steps; an extra edge divides none, the value at the upper end is in the last."""
+        """Texts per step of an axis. The extra edge divides no step; the value at the upper end is in the last step."""
         axis, which = (self.itm, 0) if score == "itm" else (self.itc, 1)
         steps = round((axis.high - axis.low) * _STEPS[score])
         out = [0] * steps
@@ -84,7 +84,7 @@ class Counts:
 
 
 def count(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> Counts:
-    """Count the pool of a run; needs the view `candidates`."""
+    """Count the pool of a run by origin and score; needs the view `candidates`."""
     thresholds = policy_of(select).thresholds(select)
     bounds = ask(connection, f"SELECT min(itc), max(itc) FROM candidates WHERE {POOL}").rows[0]
     itm, itc = _axis("itm", 0.0, 1.0, thresholds.get("itm")), _itc_axis(bounds, thresholds.get("itc"))
@@ -116,7 +116,7 @@ def _grid(score: Score, low: float, high: float) -> list[float]:
 
 
 def bars(steps: list[int]) -> str:
-    """An SVG path of at most BARS bars from left to right, as high as the square root of their count."""
+    """Draw at most BARS bars from left to right as an SVG path; their height is the square root of the count."""
     several = ceil(len(steps) / BARS)
     counts = [sum(steps[k : k + several]) for k in range(0, len(steps), several)]
     top, width = max(counts, default=0) ** 0.5 or 1.0, WIDTH * several / max(len(steps), 1)

@@ -1,5 +1,5 @@
 "use strict";
-// The thresholds: counts come from the histogram by both scores, verdicts of the examples from their bins.
+// The sliders: counts come from the histogram by both scores, verdicts of the examples from their bins.
 (() => {
   const block = document.getElementById("data");
   if (!block) return;
@@ -8,7 +8,7 @@
   const state = { itm: data.itm.at, itc: data.itc.at };
   const slider = (axis) => document.getElementById("slider-" + axis);
   const number = (axis) => data[axis].edges[state[axis]].toFixed(3).replace(/0$/, "");
-  const told = (axis) => (state[axis] === 0 && !data.either ? "any" : number(axis));
+  const shown = (axis) => (state[axis] === 0 && !data.either ? "any" : number(axis));
 
   const passes = (i, j) =>
     data.either
@@ -48,8 +48,8 @@
       cut.setAttribute("x2", 1000 * place);
     });
     slider(axis).value = edges[state[axis]];
-    slider(axis).setAttribute("aria-valuetext", told(axis));
-    document.getElementById("at-" + axis).textContent = told(axis);
+    slider(axis).setAttribute("aria-valuetext", shown(axis));
+    document.getElementById("at-" + axis).textContent = shown(axis);
   }
 
   function showExamples() {
@@ -62,7 +62,7 @@
           line.classList.toggle("kept", kept);
           line.classList.toggle("rejected", !kept);
           line.classList.toggle("changed", changed);
-          line.querySelector(".verdict").textContent = kept ? "kept" : changed ? "rejected" : line.dataset.told;
+          line.querySelector(".verdict").textContent = kept ? "kept" : changed ? "rejected" : line.dataset.verdict;
         }
         verdicts.add(line.dataset.origin + (line.classList.contains("kept") ? "-kept" : "-rejected"));
       }

@@ -1,8 +1,7 @@
-"""The page of a loop: rounds beside each other, by noise removed, texts kept, metrics, losses, captions of the same
-images.
+"""The report of a loop, RUN/report.html: rounds compared by noise removed, texts kept, metrics, losses and captions.
 
-RUN/report.html; each round has a report of its own in its folder. As there, strangers' texts are escaped, and the
-page's Content-Security-Policy allows no script and no request.
+Each round has a report of its own in its folder. As there, strangers' texts are escaped. The page's
+Content-Security-Policy allows no script and no request.
 """
 
 import json
@@ -25,11 +24,11 @@ from capfilt.store.shards import write_atomic
 
 _HERE = Path(__file__).parent
 CARDS = 12
-"""Images whose captions are shown round by round."""
+"""Images whose captions of every round are shown."""
 STAGES = ("pretrain", "finetune_captioner", "finetune_filter")
 TERMS = ("itc", "itm", "lm")
 WIDTH, HEIGHT = 300, 90
-"""Of a chart, in its own units."""
+"""Size of a chart in SVG units."""
 METRICS = (
     ("pretrained_t2i_r1", "text to image R@1, pre-trained, ITC"),
     ("pretrained_i2t_r1", "image to text R@1, pre-trained, ITC"),
@@ -48,7 +47,7 @@ _CHOICE = "SELECT uid FROM candidates WHERE origin = 'synthetic' AND itm IS NOT 
 
 
 def write_loop_report(run: Path) -> Path:
-    """Write RUN/report.html from RUN/loop.json and the rounds' folders. Raises DataError where there is no loop."""
+    """Write RUN/report.html from RUN/loop.json and the rounds' folders. Raises DataError if RUN is no loop."""
     facts = read_json(run / "loop.json")
     if facts is None:
         raise DataError(f"{run}: no loop.json there; `capfilt run` of a pipeline with `pretrain` writes it")
@@ -72,7 +71,7 @@ def write_loop_report(run: Path) -> Path:
 
 
 def _counts(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What a round kept, and which share of the texts that it judged it refused: the paper's noise ratio."""
+    """Texts that a round kept, and the share of its judged texts that it rejected: the paper's noise ratio."""
     counts = one["accounting"]
     texts = {origin: counts["texts"][origin] for origin in ORIGINS if origin in counts["texts"]}
     origins = [{"origin": origin, **_judged(of)} for origin, of in texts.items() if of["candidates"]]
@@ -95,7 +94,7 @@ def _metrics(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _stages(run: Path, rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each training, the losses' charts."""
+    """Charts of the losses per training stage."""
     stages = []
     for stage in (stage for stage in STAGES if stage in rounds[0]["folders"]):
         logs = [_log(run / f"round-{one['round']}" / one["folders"][stage] / "log.jsonl") for one in rounds]
@@ -109,7 +108,7 @@ def _log(path: Path) -> list[dict[str, float]]:
 
 
 def chart(term: str, logs: Sequence[Iterable[Mapping[str, float]]]) -> dict[str, Any]:
-    """A loss over the steps, one line a round, on common axes: SVG paths in WIDTH x HEIGHT."""
+    """A loss over the steps, one line per round on common axes, as SVG paths in WIDTH x HEIGHT."""
     curves = [[(line["step"], line[term]) for line in log if term in line] for log in logs]
     points = [point for curve in curves for point in curve]
     last = max(step for step, _ in points)
@@ -125,16 +124,16 @@ def chart(term: str, logs: Sequence[Iterable[Mapping[str, float]]]) -> dict[str,
 
 
 def _cards(jobs: Sequence[RunLayout]) -> list[dict[str, Any]]:
-    """The same images, by uid, and what each round said of them."""
+    """The same images for all rounds, in the order of uids, with the caption of each round."""
     with connect(jobs[0]) as connection:
         uids = [row[0] for row in ask(connection, _CHOICE, {"n": CARDS}).rows]
         own = {row["uid"]: row for row in ask(connection, _OWN, {"uids": uids}).records()}
-    said = []
+    captions = []
     for layout in jobs:
         with connect(layout) as connection:
-            said.append({row["uid"]: row for row in ask(connection, _CAPTIONS, {"uids": uids}).records()})
+            captions.append({row["uid"]: row for row in ask(connection, _CAPTIONS, {"uids": uids}).records()})
     pictures = thumbnails(jobs[0], uids)
     return [
-        {"uid": uid, "picture": pictures.get(uid), "own": own.get(uid), "captions": [one.get(uid) for one in said]}
+        {"uid": uid, "picture": pictures.get(uid), "own": own.get(uid), "captions": [one.get(uid) for one in captions]}
         for uid in uids
     ]
