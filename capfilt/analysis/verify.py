@@ -5,6 +5,7 @@ from pathlib import Path
 
 from capfilt.errors import CapfiltError
 from capfilt.selection.accounting import account
+from capfilt.selection.calibration import calibration_file, compute_calibration, read_calibration
 from capfilt.stages.catalog import tables
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import open_run, read_json
@@ -22,7 +23,7 @@ def verify(run: str | Path) -> list[str]:
         return [line for one in loop["rounds"] for line in verify(Path(run) / f"round-{one['round']}")]
     layout = open_run(run).layout
     found = [line for table_ in tables(layout) for line in _shards(layout, table_)]
-    found += _dataset(layout)
+    found += [*_calibration(layout), *_dataset(layout)]
     if not found:
         try:
             account(layout)
@@ -49,6 +50,16 @@ def _shards(layout: RunLayout, kind: ShardTable) -> Iterator[str]:
 def _uids(path: Path) -> list[str]:
     found: list[str] = table(path, ["uid"])["uid"].to_pylist()
     return found
+
+
+def _calibration(layout: RunLayout) -> Iterator[str]:
+    """Compare the threshold with the one that the stored scores give."""
+    try:
+        found = read_calibration(layout)
+        if found is not None and found != compute_calibration(layout):
+            yield f"{calibration_file(layout)}: the stored scores give another threshold; remove it and run again"
+    except CapfiltError as error:
+        yield str(error)
 
 
 def _dataset(layout: RunLayout) -> Iterator[str]:

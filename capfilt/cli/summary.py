@@ -23,10 +23,10 @@ def ended(result: Any) -> None:
 
 def _print_policy(layout: Any) -> None:
     """Print the policy in one sentence and, if it is calibrated, the threshold that was found."""
-    from capfilt.selection.calibration import calibration_of
+    from capfilt.selection.calibration import read_calibration
     from capfilt.selection.policies import policy_of
 
-    select, found = layout.pipeline.select, calibration_of(layout)
+    select, found = layout.pipeline.select, read_calibration(layout)
     print(policy_of(select).describe(select))
     if found is not None:
         print(found.sentence)

@@ -17,6 +17,8 @@ from capfilt.config.source import source_name
 from capfilt.engine.steps import Plan, Step
 from capfilt.errors import ConfigError
 from capfilt.models.digest import weights_digest
+from capfilt.models.registry import judge_scores
+from capfilt.selection.check import check_policy
 from capfilt.sources import open_source
 from capfilt.stages.base import Stage, StageSpec
 from capfilt.stages.catalog import STAGES
@@ -39,9 +41,11 @@ def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = No
         last: the run's last layout, for a plan that takes pairs and weights as they are and reads neither again.
 
     Raises:
-        ConfigError: a source or model that does not exist, or a `pairs` folder made otherwise.
+        ConfigError: a source or model that does not exist, a policy that reads a score which no judge writes, or a
+            `pairs` folder made otherwise.
     """
     check_resources(pipeline)
+    _check_scores(pipeline, last)
     if last is None:
         shards, identity = _look_at_sources(pipeline, folder.path)
     else:
@@ -66,6 +70,19 @@ def check_resources(pipeline: Pipeline) -> None:
             close = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"stages are {', '.join(names)}"
             raise ConfigError(f"resources.{name}: no such stage; {hint}")
+
+
+def _check_scores(pipeline: Pipeline, last: RunLayout | None) -> None:
+    """Raise ConfigError for a selection that reads a score which no judge writes."""
+    scores: frozenset[str] = frozenset()
+    if pipeline.score is not None:
+        try:
+            scores = judge_scores(pipeline.score)
+        except ConfigError:
+            if last is None:
+                raise
+            return  # the judge of a finished run is gone; its scores are stored
+    check_policy(pipeline.select, scores)
 
 
 def _folder(spec: StageSpec, print_: str, retries: int) -> str:

@@ -10,7 +10,8 @@ The threshold is the least stored score at which this reaches `select.target_pre
 the target allows. Both shares are measured on human texts. Web texts and captions are worded differently, and a filter
 that was fine-tuned on the same human rows separates them more easily than new rows, so the precision is an estimate.
 
-The result is a file of its own, computed once from all shards. `select`, the report and the summary read it.
+The stage `calibrate` computes the result once, from all shards, and writes it as a small file. `select`, the report and
+the summary read it.
 """
 
 import json
@@ -22,11 +23,10 @@ from numpy.typing import NDArray
 
 from capfilt.config.pipeline import SelectSettings
 from capfilt.errors import ConfigError, DataError
-from capfilt.selection.policies import policy_of
 from capfilt.store.arrays import Floats, equal
 from capfilt.store.fingerprint import canonical
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import PAIRS, SCORES
+from capfilt.store.schema import CALIBRATION, PAIRS, SCORES
 from capfilt.store.shards import table, write_atomic
 from capfilt.store.sidecars import floats, objects, refused_rows, sidecar
 
@@ -70,7 +70,7 @@ class Calibration:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); remove its folder and run again") from error
+            raise DataError(f"{path}: cannot be read ({error}); remove it if it is there, and run again") from error
 
 
 def compute_calibration(layout: RunLayout) -> Calibration:
@@ -91,9 +91,14 @@ def compute_calibration(layout: RunLayout) -> Calibration:
     return choose(matched, mismatched, select.target_precision, select.noise_prior)
 
 
-def calibration_of(layout: RunLayout) -> Calibration | None:
-    """The run's calibration, or None if its policy has none. Raises as `compute_calibration` does."""
-    return compute_calibration(layout) if policy_of(layout.pipeline.select).calibrated else None
+def calibration_file(layout: RunLayout) -> Path:
+    """The file that the stage `calibrate` writes."""
+    return layout.folder(CALIBRATION) / "calibration.json"
+
+
+def read_calibration(layout: RunLayout) -> Calibration | None:
+    """Read the run's calibration; None if its policy has none. Raises DataError if the file is missing or damaged."""
+    return Calibration.read(calibration_file(layout)) if layout.has(CALIBRATION) else None
 
 
 def effective(select: SelectSettings, found: Calibration | None) -> SelectSettings:

@@ -1,6 +1,7 @@
 """The stages of the pipeline, in the order in which a row passes them. To add a stage, add its class here."""
 
 from capfilt.stages.base import FusedStage, Stage
+from capfilt.stages.calibrate import CalibrateStage
 from capfilt.stages.caption import CaptionStage
 from capfilt.stages.caption_score import CaptionScoreStage
 from capfilt.stages.dedup import DedupStage
@@ -12,7 +13,16 @@ from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import ShardTable
 
-STAGES: list[type[Stage]] = [IngestStage, NearStage, CaptionStage, ScoreStage, DedupStage, SelectStage, EmitStage]
+STAGES: list[type[Stage]] = [
+    IngestStage,
+    NearStage,
+    CaptionStage,
+    ScoreStage,
+    DedupStage,
+    CalibrateStage,
+    SelectStage,
+    EmitStage,
+]
 FUSED: list[type[FusedStage]] = [CaptionScoreStage]
 """Stages that may be done in one pass over the images."""
 

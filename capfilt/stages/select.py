@@ -6,27 +6,27 @@
 from typing import Any, ClassVar
 
 from capfilt.config.pipeline import Pipeline
-from capfilt.selection.calibration import calibration_of, effective
+from capfilt.selection.calibration import effective, read_calibration
 from capfilt.selection.ledger import candidates
 from capfilt.selection.provenance import decoding_json, model_name
 from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
 from capfilt.store.row_filter import open_output
-from capfilt.store.schema import CANDIDATES, CAPTIONS, DEDUP, NEAR, PAIRS, SCORES, arrow
+from capfilt.store.schema import CALIBRATION, CANDIDATES, CAPTIONS, DEDUP, NEAR, PAIRS, SCORES, arrow
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return the policy, and what is written of the captioner beside its texts."""
+    """Return the policy's settings, and the captioner's name and decoding, which are written beside its texts."""
     use = pipeline.caption
-    made = None if use is None else [model_name(use.model), decoding_json(use.decoding, use.seed, 0)]
-    return {"select": pipeline.select.model_dump(mode="json"), "caption": made, "round": pipeline.round}
+    captioner = None if use is None else [model_name(use.model), decoding_json(use.decoding, use.seed, 0)]
+    return {"select": pipeline.select.model_dump(mode="json"), "caption": captioner, "round": pipeline.round}
 
 
 SPEC = StageSpec(
     output=CANDIDATES,
     version=2,
     settings=settings,
-    inputs=(PAIRS, NEAR, CAPTIONS, SCORES, DEDUP),
+    inputs=(PAIRS, NEAR, CAPTIONS, SCORES, DEDUP, CALIBRATION),
     seconds_per_row=5e-5,
     reruns_in_select=True,
 )
@@ -41,8 +41,8 @@ class SelectStage:
         self._layout, self._select = layout, layout.pipeline.select
 
     def setup(self) -> None:
-        """Measure the threshold if the policy is calibrated. Raises as `compute_calibration` does."""
-        self._select = effective(self._layout.pipeline.select, calibration_of(self._layout))
+        """Read the threshold if the policy is calibrated. Raises DataError if its file is damaged."""
+        self._select = effective(self._layout.pipeline.select, read_calibration(self._layout))
 
     def process(self, task: Task) -> None:
         """Decide one shard. No row can kill its worker here.

@@ -122,6 +122,7 @@ CANDIDATES = ShardTable(
     sidecar=False,
 )
 
+CALIBRATION = StageOutput("calibrate")
 DATASET = StageOutput("emit", folder="dataset")
 
 

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 
 from capfilt.config.load import validate
 from capfilt.errors import ConfigError, DataError
-from capfilt.selection.calibration import LEAST, Calibration, calibration_of, choose, compute_calibration
+from capfilt.selection.calibration import (
+    LEAST,
+    Calibration,
+    choose,
+    compute_calibration,
+    read_calibration,
+)
 from capfilt.stages.base import Task
+from capfilt.stages.calibrate import CalibrateStage
 from capfilt.stages.select import SelectStage
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import arrow, score_columns
@@ -72,6 +79,7 @@ def layout_of(make_layout: Make, pairs_row: Make, human: int) -> RunLayout:
     pipeline["sources"] += [{"type": "parquet", "path": "h", "name": "h", "role": "human"}]
     pipeline["select"] |= {"policy": "calibrated"}
     folders = {name: folder for name, folder in layout.folders.items() if name in ("ingest", "score", "select")}
+    folders |= {"calibrate": "calibrate-0"}
     layout = replace(
         layout, pipeline=validate(pipeline, "test"), folders=folders, digests={"caption": "c", "score": "d"}
     )
@@ -87,32 +95,30 @@ def scored(row: Record, i: int) -> Record:
     return {"uid": row["uid"], "web_itm": own, "mismatch_itm": wrong, "status": "ok", "image_embedding": [0.5] * 4}
 
 
+def web_reasons(layout: RunLayout) -> dict[str, str | None]:
+    """What select decides on shard 1 after calibrate, by uid."""
+    CalibrateStage(layout).process(Task(0))
+    stage = SelectStage(layout)
+    stage.setup()
+    stage.process(Task(1))
+    texts = table(layout.shard("select", 1)).to_pylist()
+    return {row["uid"]: row["reason"] for row in texts if row["origin"] == "web"}
+
+
 def test_the_human_rows_of_all_shards_decide_over_the_web_rows(make_layout: Make, pairs_row: Make) -> None:
     layout = layout_of(make_layout, pairs_row, 2 * LEAST)
     found = compute_calibration(layout)
     assert isinstance(found, Calibration)
-    assert calibration_of(layout) == found
     assert (found.matched, found.mismatched) == (2 * LEAST, 2 * LEAST)
     assert found.threshold < 0.5
     assert found.precision >= 0.9
-    stage = SelectStage(layout)
-    stage.setup()
-    stage.process(Task(1))
-    texts = {
-        row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["origin"] == "web"
-    }
-    assert texts == {f"{900:016x}": None, f"{901:016x}": None}
+    assert web_reasons(layout) == {f"{900:016x}": None, f"{901:016x}": None}
+    assert read_calibration(layout) == found
     strict = layout.pipeline.select.model_copy(update={"target_precision": 0.999})
     strict_job = replace(layout, pipeline=layout.pipeline.model_copy(update={"select": strict}))
     higher = compute_calibration(strict_job)
     assert higher.threshold == pytest.approx(0.6)
-    stage = SelectStage(strict_job)
-    stage.setup()
-    stage.process(Task(1))
-    texts = {
-        row["uid"]: row["reason"] for row in table(layout.shard("select", 1)).to_pylist() if row["origin"] == "web"
-    }
-    assert texts == {f"{900:016x}": "below_itm_threshold", f"{901:016x}": None}
+    assert web_reasons(strict_job) == {f"{900:016x}": "below_itm_threshold", f"{901:016x}": None}
 
 
 def test_too_few_human_rows_are_told(make_layout: Make, pairs_row: Make) -> None:

@@ -23,7 +23,7 @@ from capfilt.analysis.report.histogram import Axis, Counts, bars, count
 from capfilt.analysis.sql import connect, views, visible
 from capfilt.config.pipeline import SelectSettings
 from capfilt.errors import DataError
-from capfilt.selection.calibration import calibration_of, effective
+from capfilt.selection.calibration import effective, read_calibration
 from capfilt.selection.policies import policy_of
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import ORIGINS
@@ -63,7 +63,7 @@ def _context(
     there = views(connection)
     if "pairs" not in there:
         raise DataError(f"{layout.run}: nothing is ingested yet, so there is nothing to report; use `capfilt run`")
-    calibration = calibration_of(layout) if "candidates" in there else None
+    calibration = read_calibration(layout) if "candidates" in there else None
     select = effective(layout.pipeline.select, calibration)
     layout = replace(layout, pipeline=layout.pipeline.model_copy(update={"select": select}))
     context: dict[str, Any] = {
