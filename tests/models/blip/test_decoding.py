@@ -15,7 +15,7 @@ from capfilt.errors import InputError
 from capfilt.models.blip import cross
 from capfilt.models.blip.checkpoint import hub_tensors
 from capfilt.models.blip.config import to_transformers
-from capfilt.models.blip.decoding import Drawn, generate
+from capfilt.models.blip.decoding import Generated, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.torch_compat import HAS_PACKED_LINEAR
 from tests.models.blip.decoders import CONFIG, PROMPT, SEP, build
@@ -64,7 +64,7 @@ def reference_captions(med: MED, seed: int, images: int, decoding: Decoding) -> 
     return [row[: row.index(SEP)] if SEP in row else row for row in captions]
 
 
-def drawn(med: MED, states: Tensor, uids: list[str], decoding: Decoding, sample: int = 0) -> list[Drawn]:
+def drawn(med: MED, states: Tensor, uids: list[str], decoding: Decoding, sample: int = 0) -> list[Generated]:
     """One caption an image."""
     return [row[0] for row in generate(med, states, PROMPT, uids, decoding, [sample])]
 

@@ -14,7 +14,7 @@ from capfilt.config.decoding import Decoding
 from capfilt.errors import InputError
 from capfilt.models.blip import static
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.decoding import Drawn, _choose, generate
+from capfilt.models.blip.decoding import Generated, _choose, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.sampling import apply_rules
 from capfilt.models.blip.static import StaticDecoder, release_all, round_up
@@ -48,7 +48,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-def alike(got: list[list[Drawn]], expected: list[list[Drawn]]) -> None:
+def alike(got: list[list[Generated]], expected: list[list[Generated]]) -> None:
     assert [[ids for ids, _ in row] for row in got] == [[ids for ids, _ in row] for row in expected]
     for row, other in zip(got, expected, strict=True):
         assert [p for _, p in row] == pytest.approx([p for _, p in other], abs=1e-4)
