@@ -1,7 +1,8 @@
-"""A function of tensors as a CUDA graph: captured once, then one launch for all its kernels; on a CPU, the function.
+"""Run a function of tensors as a CUDA graph: captured once, then one launch for all its kernels.
 
-Written for decoding, whose token is some hundreds of kernels of a few microseconds each, which take longer to launch
-than to run. Not measured: no GPU was at hand; the tests run the same code on a CPU, where nothing is captured.
+It is for decoding, where a token is some hundreds of kernels of a few microseconds each, which take longer to launch
+than to run. On a CPU the function itself is called. Not measured: no GPU was available, and the tests run the same code
+on a CPU, where nothing is captured.
 """
 
 from collections.abc import Callable
@@ -11,35 +12,39 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
-"""Runs before the capture, in which libraries choose their kernels and workspaces (torch's notes on CUDA graphs)."""
+"""Calls before the capture, in which libraries choose their kernels and workspaces (torch's notes on CUDA graphs)."""
 
 
 class Graphed:
-    """`call`, for inputs of always the same shapes, dtypes and device.
+    """Callable that replays `call` for inputs of fixed shapes, dtypes and device.
 
-    `call` must neither read a tensor's value on the host nor replace a tensor that it works on: a graph knows addresses
-    only. What it writes in place stays written, by the runs before the capture too.
+    `call` must neither read a tensor's value on the host nor replace a tensor that it works on, because a graph knows
+    addresses only. Its writes in place persist, also those of the calls before the capture.
     """
 
     def __init__(self, call: Callable[..., Tensor], *inputs: Tensor) -> None:
-        """`inputs`: examples. On CUDA `call` runs now. Raises torch.OutOfMemoryError where that does not fit."""
+        """Capture `call` with example inputs; on CUDA it runs now.
+
+        Raises:
+            torch.OutOfMemoryError: the calls or the capture do not fit in memory.
+        """
         self._inputs = [torch.clone(given) for given in inputs]
-        self._call = partial(call, *self._inputs)  # kept, and with it what a graph works on
+        self._call = partial(call, *self._inputs)  # keeps alive what the graph works on
         self._run = _captured(self._call, inputs[0].device) if inputs[0].device.type == "cuda" else self._call
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """What `call` gives for these inputs: the caller's own, later calls do not write to it."""
-        for kept, given in zip(self._inputs, inputs, strict=True):
-            assert kept.shape == given.shape, f"{tuple(given.shape)} where {tuple(kept.shape)} was captured"
-            kept.copy_(given)
+        """Return the result of `call` for these inputs, as a copy that later calls do not overwrite."""
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            assert buffer.shape == given.shape, f"{tuple(given.shape)} where {tuple(buffer.shape)} was captured"
+            buffer.copy_(given)
         return self._run().clone()
 
 
 def _captured(call: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """A replay, which writes always the same output.
+    """Capture `call` and return its replay, which writes to the same output tensor each time.
 
-    Other threads go on copying images to the device meanwhile (`stages.feed`), which only a capture that is "global"
-    would forbid.
+    Other threads may copy images to the device during the capture (`inference.transfer`), so the error mode is
+    "thread_local"; "global" would forbid it.
     """
     with torch.cuda.device(device):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ def pack_linear_weight(weight: Tensor) -> Tensor:
     """Return a weight (N, K) float32 in the layout of oneDNN, for `packed_linear` and `packed_linear_add`.
 
     Raises:
-        NotImplementedError: this torch lacks the operation (see `HAS_PACKED_LINEAR`).
+        NotImplementedError: this torch does not have the operation (see `HAS_PACKED_LINEAR`).
     """
     if not HAS_PACKED_LINEAR:
         raise NotImplementedError(f"torch {torch.__version__} has no oneDNN linear; use torch.nn.functional.linear")
@@ -50,7 +50,7 @@ def int_mm(rows: Tensor, weight: Tensor) -> Tensor:
     """Return the exact product of int8 matrices: rows (R, K), weight (K, N) -> (R, N) int32.
 
     Raises:
-        NotImplementedError: this torch lacks the operation.
+        NotImplementedError: this torch does not have the operation.
     """
     if not hasattr(torch, "_int_mm"):
         raise NotImplementedError(f"torch {torch.__version__} has no torch._int_mm")
@@ -61,7 +61,7 @@ def pack_int8_weight(weight: Tensor) -> Tensor:
     """Return a weight (N, K) int8 in the layout of oneDNN, for `packed_int8_linear`.
 
     Raises:
-        NotImplementedError: this torch lacks the operation.
+        NotImplementedError: this torch does not have the operation.
     """
     if not hasattr(torch.ops.onednn, "qlinear_prepack"):
         raise NotImplementedError(f"torch {torch.__version__} has no oneDNN int8 linear; use torch_compat.int_mm")
@@ -74,7 +74,7 @@ def packed_int8_linear(rows: Tensor, zero: int, packed: Tensor, scale: Tensor, w
 
     Args:
         rows: (R, K) int8, or uint8 with zero point `zero`.
-        zero: the number that stands for 0 in `rows`.
+        zero: zero point of `rows`: the number that represents 0.
         packed: a weight (N, K) from `pack_int8_weight`.
         scale: (N,) float32.
         weight_zeros: (N,) int32, all 0.

@@ -1,4 +1,4 @@
-"""The shape of a MED: given, read from a transformers `config.json` (and written to it), or read off tensor shapes."""
+"""Configuration of a MED: given, read from and written to a transformers `config.json`, or inferred from tensors."""
 
 import math
 import re
@@ -11,14 +11,14 @@ from torch import Tensor
 from capfilt.errors import CheckpointError, ConfigError
 
 
-def _divides(part: int, whole: int, told: str) -> None:
-    if part < 1 or whole < part or whole % part:
-        raise ConfigError(f"{told}: {whole} is not a multiple of {part}")
+def _require_multiple(whole: int, divisor: int, description: str) -> None:
+    if divisor < 1 or whole < divisor or whole % divisor:
+        raise ConfigError(f"{description}: {whole} is not a multiple of {divisor}")
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """ViT (paper section 3.1; ViT-B/16 by default). Sizes in pixels, widths in channels."""
+    """Vision tower (paper section 3.1; ViT-B/16 by default). Sizes in pixels, widths in channels."""
 
     width: int = 768
     layers: int = 12
@@ -27,23 +27,23 @@ class VisionConfig:
     image_size: int = 384
     patch_size: int = 16
     eps: float = 1e-6
-    """The official value; hub configs leave out theirs, for which transformers puts 1e-5."""
+    """The official value. Hub configs leave it out, and transformers then takes 1e-5."""
     drop_path: float = 0.0
-    """Largest rate of stochastic depth, linear over layers; training only (0.1 for ViT-L)."""
+    """Stochastic depth rate of the last layer, linear over layers; training only (0.1 for ViT-L)."""
 
     def __post_init__(self) -> None:
-        _divides(self.heads, self.width, "vision width and heads")
-        _divides(self.patch_size, self.image_size, "image size and patch size in pixels")
+        _require_multiple(self.width, self.heads, "vision width and heads")
+        _require_multiple(self.image_size, self.patch_size, "image size and patch size in pixels")
 
     @property
     def grid(self) -> int:
-        """Patches along a side."""
+        """Patches along a side of the image."""
         return self.image_size // self.patch_size
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """BERT-base with cross-attention. [DEC] is `dec_id`; [ENC] is the id after it, as in every BLIP vocabulary."""
+    """Text transformer: BERT-base with cross-attention. [ENC] is the id after [DEC], as in every BLIP vocabulary."""
 
     vocab_size: int = 30524
     width: int = 768
@@ -58,17 +58,17 @@ class TextConfig:
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        _divides(self.heads, self.width, "text width and heads")
+        _require_multiple(self.width, self.heads, "text width and heads")
 
     @property
     def enc_id(self) -> int:
-        """[ENC], put at position 0 for ITM."""
+        """Id of [ENC], the token at position 0 for ITM."""
         return self.dec_id + 1
 
 
 @dataclass(frozen=True)
 class MEDConfig:
-    """Both towers, the width of the common ITC space, and which halves of the text side there are."""
+    """Both towers, the width of the common ITC space, and which halves the text side has."""
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -79,14 +79,14 @@ class MEDConfig:
     """Has the decoder's self-attention and the LM head (a captioner, or a pre-trained model)."""
 
     def with_halves(self, *, encoder: bool, decoder: bool) -> "MEDConfig":
-        """The same shape with other halves."""
+        """Return the same shape with these halves."""
         return replace(self, encoder=encoder, decoder=decoder)
 
 
 ARCHITECTURES = {
     (False, True): "BlipForConditionalGeneration",
     (True, False): "BlipForImageTextRetrieval",
-    (True, True): "BlipForImageTextRetrieval",  # a pre-trained MED: transformers has no class; the filter half opens
+    (True, True): "BlipForImageTextRetrieval",  # a pre-trained MED: transformers opens its encoder half
 }
 
 _VISION_KEYS = {
@@ -111,16 +111,22 @@ _TEXT_KEYS = {
     "sep_id": "sep_token_id",
     "pad_id": "pad_token_id",
 }
-# What transformers puts where a config.json is silent (configuration_blip.py of 5.x).
-_VISION_SILENT = {"layer_norm_eps": 1e-5}
-_TEXT_SILENT = {"num_attention_heads": 8, "hidden_dropout_prob": 0.0}
+# Defaults of transformers for keys that a config.json leaves out (configuration_blip.py of 5.x).
+_VISION_DEFAULTS = {"layer_norm_eps": 1e-5}
+_TEXT_DEFAULTS = {"num_attention_heads": 8, "hidden_dropout_prob": 0.0}
 
 
 def from_transformers(config: dict[str, Any], where: str, *, encoder: bool, decoder: bool) -> MEDConfig:
     """Read a transformers BLIP `config.json`.
 
+    Args:
+        config: the parsed file.
+        where: its path, for errors.
+        encoder: the checkpoint has the encoder half.
+        decoder: the checkpoint has the decoder half.
+
     Raises:
-        CheckpointError: another model type, an activation that MED has not, or sizes that do not go together.
+        CheckpointError: another model type, an activation that MED does not have, or sizes that contradict each other.
     """
     if config.get("model_type") != "blip":
         raise CheckpointError(f"{where}: model_type is {config.get('model_type')!r}; a BLIP checkpoint has 'blip'")
@@ -130,8 +136,8 @@ def from_transformers(config: dict[str, Any], where: str, *, encoder: bool, deco
             raise CheckpointError(f"{where}: {name}.hidden_act is {part['hidden_act']!r}; MED has erf 'gelu' only")
     try:
         return MEDConfig(
-            vision=VisionConfig(**_pick(_VISION_SILENT | vision, _VISION_KEYS)),
-            text=TextConfig(**_pick(_TEXT_SILENT | text, _TEXT_KEYS)),
+            vision=VisionConfig(**_pick(_VISION_DEFAULTS | vision, _VISION_KEYS)),
+            text=TextConfig(**_pick(_TEXT_DEFAULTS | text, _TEXT_KEYS)),
             embed_dim=config.get("image_text_hidden_size", 256),
             encoder=encoder,
             decoder=decoder,
@@ -145,13 +151,13 @@ def _pick(source: dict[str, Any], keys: dict[str, str]) -> dict[str, Any]:
 
 
 def infer(tensors: Mapping[str, Tensor], where: str, *, encoder: bool, decoder: bool) -> MEDConfig:
-    """The shape of weights that come without a config (an official `.pth`), from tensors named as transformers does.
+    """Infer the shape of weights without a config (an official `.pth`) from their tensors, under transformers' names.
 
-    Not in the tensors, and so taken as in every official model: heads = width // 64, LayerNorm eps 1e-6 (vision) and
+    What tensors cannot show is taken as in every official model: heads = width // 64, LayerNorm eps 1e-6 (vision) and
     1e-12 (text), [DEC] and [ENC] the last two tokens, [SEP] 102 and [PAD] 0 (BERT's vocabulary).
 
     Raises:
-        CheckpointError: a tensor that tells the shape is missing.
+        CheckpointError: a tensor that shows a size is missing, or sizes contradict each other.
     """
     half = "text_encoder" if encoder else "text_decoder.bert"
     try:
@@ -196,16 +202,17 @@ def _infer_text(tensors: Mapping[str, Tensor], half: str) -> TextConfig:
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """Return the number of layers, from the largest layer number in the names."""
     return 1 + max(int(found[1]) for name in tensors if (found := re.match(pattern, name)))
 
 
 def to_transformers(config: MEDConfig) -> dict[str, Any]:
-    """The `config.json` with which transformers computes the same numbers."""
+    """Return the `config.json` with which transformers computes the same numbers."""
     vision, text = asdict(config.vision), asdict(config.text)
     return {
         "architectures": [ARCHITECTURES[config.encoder, config.decoder]],
         "model_type": "blip",
-        "dtype": "float32",  # weights may be stored as fp16; compute in fp32 unless told
+        "dtype": "float32",  # weights may be stored as fp16; transformers computes in fp32 by default
         "image_text_hidden_size": config.embed_dim,
         "projection_dim": config.embed_dim,
         "initializer_range": 0.02,

@@ -96,7 +96,7 @@ def _check(med: MED, image_states: Tensor, prompt_ids: Tensor, uids: Sequence[st
     if med.training:
         raise InputError("this MED is in train mode; call .eval() before captioning")
     if len(uids) != len(image_states):
-        raise InputError(f"{len(uids)} uids for {len(image_states)} images; give one uid an image")
+        raise InputError(f"{len(uids)} uids for {len(image_states)} images; give one uid per image")
     if prompt_ids.dim() != 1 or prompt_ids.tolist()[:1] != [text.dec_id]:
         raise InputError(f"prompt_ids {prompt_ids.tolist()} must be one row that begins with [DEC] ({text.dec_id})")
     if prompt_ids.shape[0] >= decoding.max_length:

@@ -1,7 +1,9 @@
 """MED, the multimodal mixture of encoder-decoder (paper section 3.1): two towers, two projections, two heads.
 
-The vision tower is called once an image and its output is handed to `image_features` (ITC), `itm_logits` and
-`lm_logits`; cross-attention keys and values are made once an image by `cross_kv`.
+Call the vision tower once per image and pass its output to `image_features` (ITC) and `cross_kv`, whose keys and values
+`itm_logits` and `lm_logits` take.
+
+Shape legend: B images, T texts, L tokens per text, P patches, D width, E common ITC width, V vocabulary.
 """
 
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from capfilt.models.blip.vision import VisionTower
 
 
 class MED(nn.Module):
-    """B images, T texts, L tokens a text, P patches, E the common ITC width."""
+    """Vision tower `vision`, text transformer `text`, and the heads of the halves that `config` names."""
 
     def __init__(self, config: MEDConfig) -> None:
         super().__init__()
@@ -32,34 +34,54 @@ class MED(nn.Module):
             self.lm_head = LMHead(config.text)
 
     def set_checkpointing(self, on: bool) -> None:
-        """Activation checkpointing of both towers, in training only: a third less speed, a fraction of the memory."""
+        """Turn activation checkpointing of both towers on or off: a third slower, a fraction of the memory.
+
+        It has an effect in training only.
+        """
         self.vision.checkpointing = self.text.checkpointing = on
 
     def image_features(self, image_states: Tensor) -> Tensor:
-        """(B, P + 1, D) -> (B, E), L2-normalised: the image side of ITC."""
+        """Return the image side of ITC: states (B, P + 1, D) -> (B, E), L2-normalised."""
         return F.normalize(self.vision_proj(image_states[:, 0]), dim=-1)
 
     def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids (T, L) with [CLS] first, mask (T, L) bool -> (T, E), L2-normalised: the text side of ITC."""
+        """Return the text side of ITC: ids (T, L) int64 from [CLS] on, mask (T, L) bool -> (T, E), L2-normalised."""
         return self.text_head(self.text.run("encoder", ids, mask, None)[:, 0])
 
     def text_head(self, states: Tensor) -> Tensor:
-        """First tokens' states (T, D) -> (T, E), L2-normalised."""
+        """Project the states of first tokens, (T, D) -> (T, E), L2-normalised."""
         return F.normalize(self.text_proj(states), dim=-1)
 
     def cross_kv(self, image_states: Tensor) -> list[KV]:
-        """(B, P + 1, D) -> each text layer's cross-attention keys and values of those images."""
+        """Compute each text layer's cross-attention keys and values of image states (B, P + 1, D)."""
         return self.text.cross_kv(image_states)
 
     def itm_logits(self, ids: Tensor, mask: Tensor, image_kv: list[KV]) -> Tensor:
-        """ids (T, L), whose token 0 is replaced by [ENC]; image_kv of T images -> (T, 2): [no match, match]."""
+        """Judge image-text pairs (ITM).
+
+        Args:
+            ids: (T, L) int64, whose token 0 is replaced by [ENC].
+            mask: (T, L) bool, True = token, False = padding.
+            image_kv: keys and values of T images, one per text.
+
+        Returns:
+            Logits (T, 2): [no match, match].
+        """
         ids = ids.clone()
         ids[:, 0] = self.config.text.enc_id
         logits: Tensor = self.itm_head(self.text.run("encoder", ids, mask, image_kv)[:, 0])
         return logits
 
     def lm_logits(self, ids: Tensor, image_kv: list[KV]) -> Tensor:
-        """ids (T, L), whose token 0 is replaced by [DEC] -> (T, L, V): logits of the token after each position."""
+        """Predict the token after each position (LM).
+
+        Args:
+            ids: (T, L) int64, whose token 0 is replaced by [DEC].
+            image_kv: keys and values of T images, one per text.
+
+        Returns:
+            Logits (T, L, V).
+        """
         ids = ids.clone()
         ids[:, 0] = self.config.text.dec_id
         logits: Tensor = self.lm_head(self.text.run("decoder", ids, None, image_kv), self.text.word.weight)
@@ -67,5 +89,5 @@ class MED(nn.Module):
 
 
 def select_kv(image_kv: list[KV], index: Tensor) -> list[KV]:
-    """Keys and values of images `index` (T,) int64, one row a text."""
+    """Take keys and values of the images `index` (T,) int64, one row per text."""
     return [(k[index], v[index]) for k, v in image_kv]

@@ -1,9 +1,9 @@
-"""The same tensors under three naming schemes, ours, transformers' and the official one, as substitution tables."""
+"""Tensor names in three schemes (capfilt's, transformers', the official one), as tables of substitutions."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-# ours -> transformers; {half} is text_encoder or text_decoder.bert
+# capfilt -> transformers; {half} is text_encoder or text_decoder.bert
 _VISION = [
     (r"^vision\.class_token$", "vision_model.embeddings.class_embedding"),
     (r"^vision\.position$", "vision_model.embeddings.position_embedding"),
@@ -63,6 +63,7 @@ _TRAINING_STATE = re.compile(
 
 
 def _rename(key: str, table: Iterable[tuple[str, str]], half: str = "") -> str | None:
+    """Apply the first substitution that matches; None if none does."""
     for pattern, replacement in table:
         if re.match(pattern, key):
             return re.sub(pattern, replacement.replace("{half}", half), key)
@@ -70,9 +71,14 @@ def _rename(key: str, table: Iterable[tuple[str, str]], half: str = "") -> str |
 
 
 def hub_names(key: str, halves: Sequence[str]) -> list[str]:
-    """All names under which transformers may keep our tensor `key`, the one to write first.
+    """Return all names under which transformers may store a tensor of ours, the one to write first.
 
-    Text tensors that both halves share may lie in either; the LM head's weight and bias may be there as tied copies.
+    Text tensors that both halves share may be stored under either. The LM head's weight and bias may be stored again as
+    tied copies.
+
+    Args:
+        key: our name.
+        halves: of "text_encoder" and "text_decoder.bert", those that the model has.
     """
     names = [_rename(key, _TO_HUB, half) for half in halves]
     tied = [_TIED[key]] if key in _TIED and "text_decoder.bert" in halves else []
@@ -80,10 +86,10 @@ def hub_names(key: str, halves: Sequence[str]) -> list[str]:
 
 
 def from_official(name: str) -> str:
-    """The transformers name of a tensor of an official `.pth`; others are returned as they are."""
+    """Return the transformers name of a tensor of an official `.pth`; other names are returned unchanged."""
     return _rename(name, _OFFICIAL) or name
 
 
 def is_training_state(name: str) -> bool:
-    """Momentum copies, queues, the temperature and index buffers: no part of a model that is used."""
+    """Return whether a tensor is training state: momentum copies, queues, the temperature and index buffers."""
     return bool(_TRAINING_STATE.search(name))

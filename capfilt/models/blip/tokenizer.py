@@ -1,7 +1,9 @@
-"""The WordPiece vocabulary with BLIP's two extra tokens, called in batches.
+"""WordPiece tokenizer with BLIP's two extra tokens.
 
-The official tokenizer is BERT's with [DEC] and [ENC] appended; hub folders hold it without naming the two, so their
-ids come from the model's config (`TextConfig.dec_id` and the one after it).
+The official tokenizer is BERT's with [DEC] and [ENC] appended. Hub folders store it without naming the two, so their
+ids come from the model's config (`TextConfig.dec_id` and the id after it).
+
+Shape legend: T texts, L tokens.
 """
 
 import json
@@ -21,7 +23,14 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def wordpiece(vocab: Sequence[str]) -> Tokenizer:
-    """An uncased BERT tokenizer over these tokens, [CLS] ... [SEP] around a text."""
+    """Build an uncased BERT tokenizer, which puts [CLS] and [SEP] around a text.
+
+    Args:
+        vocab: tokens in the order of their ids.
+
+    Raises:
+        CheckpointError: a special token is missing.
+    """
     ids = {token: i for i, token in enumerate(vocab)}
     missing = [token for token in SPECIAL if token not in ids]
     if missing:
@@ -39,7 +48,7 @@ def wordpiece(vocab: Sequence[str]) -> Tokenizer:
 
 @dataclass
 class TextTokenizer:
-    """Texts <-> ids. `truncated` counts texts cut at `max_tokens` since it was made."""
+    """Converts texts to ids and back. `truncated` counts the texts that were cut at `max_tokens`."""
 
     tokenizer: Tokenizer
     config: TextConfig
@@ -57,7 +66,7 @@ class TextTokenizer:
         self.tokenizer.no_truncation()
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """[CLS] ... [SEP] of each text, at most `max_tokens` long (the end is cut, [SEP] kept).
+        """Return the ids of each text, [CLS] ... [SEP], at most `max_tokens` long (the end is cut, [SEP] kept).
 
         Raises:
             InputError: an empty text, or one without any token.
@@ -75,10 +84,17 @@ class TextTokenizer:
         return rows
 
     def batch(self, texts: Sequence[str], prompt: str = "") -> tuple[Tensor, Tensor]:
-        """ids (T, L) int64 padded on the right, mask (T, L) bool. A prompt is put before each text.
+        """Return the ids of texts as one padded batch.
+
+        Args:
+            texts: T texts.
+            prompt: put before each text.
+
+        Returns:
+            ids (T, L) int64, padded on the right; mask (T, L) bool, True = token.
 
         Raises:
-            InputError: no texts, or an empty one (whatever the prompt).
+            InputError: no texts, or an empty text, whatever the prompt.
         """
         if not texts:
             raise InputError("no texts; give one or more")
@@ -94,17 +110,17 @@ class TextTokenizer:
         return ids, mask
 
     def prompt(self, text: str) -> Tensor:
-        """(L,) int64: [DEC] and the prompt's tokens, no [SEP]."""
+        """Return (L,) int64: [DEC] and the tokens of a prompt, without [SEP]."""
         tokens = self.tokenizer.encode(text, add_special_tokens=False).ids
         return torch.tensor([self.config.dec_id, *tokens])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, special tokens left out."""
+        """Return the text of generated ids, without special tokens."""
         out: str = self.tokenizer.decode([i for i in ids if i < self.config.dec_id], skip_special_tokens=True)
         return out.strip()
 
     def save(self, folder: Path) -> None:
-        """tokenizer.json, tokenizer_config.json and vocab.txt, as `BertTokenizerFast` reads them."""
+        """Write tokenizer.json, tokenizer_config.json and vocab.txt, as `BertTokenizerFast` reads them."""
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
         vocab = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
@@ -120,10 +136,10 @@ class TextTokenizer:
 
 
 def read_tokenizer(folder: Path, config: TextConfig) -> TextTokenizer:
-    """From a folder's tokenizer.json, else its vocab.txt.
+    """Read the tokenizer of a folder, from tokenizer.json or else vocab.txt.
 
     Raises:
-        CheckpointError: neither is there, or it does not go with the model's config.
+        CheckpointError: neither file exists, one is damaged, or it contradicts the model's config.
     """
     file, vocab = folder / "tokenizer.json", folder / "vocab.txt"
     if file.is_file():
@@ -138,7 +154,7 @@ def read_tokenizer(folder: Path, config: TextConfig) -> TextTokenizer:
 
 
 def _lines(vocab: Path) -> list[str]:
-    """One token a line; only a line feed ends it, since tokens may be other separators of Unicode."""
+    """Read one token per line. Only a line feed ends a line, because tokens may be other separators of Unicode."""
     try:
         return vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except ValueError as error:
