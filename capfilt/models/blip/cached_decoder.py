@@ -1,7 +1,8 @@
 """Decode token by token with a key-value cache: the text decoder's rows, each attending to its past and its image.
 
-Each step computes one token per row. Self-attention keys and values are kept in a cache of `max_length` positions, allocated
-at the first step. Cross-attention keys belong to an image and are shared by all of its captions and beams (`cross`).
+Each step computes one token per row. The cache of self-attention keys and values has `max_length` positions and is
+allocated at the first step. Cross-attention keys belong to an image and are shared by all of its captions and beams
+(`cross`).
 Rows whose caption has ended can leave the batch (`select`).
 
 Shape legend: B images, R rows (captions or beams, grouped by image), L tokens, D width, H heads, K head width,
