@@ -1,21 +1,33 @@
 """The code of the pages under docs/extending runs, and does what the pages say."""
 
-from collections.abc import Iterator
+import csv
+import json
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from runpy import run_path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
+from capfilt import Pipeline, run
+from capfilt.analysis.sql import query
+from capfilt.analysis.verify import verify
 from capfilt.config.pipeline import IngestSettings, SelectSettings
 from capfilt.config.source import Source
 from capfilt.errors import ConfigError
 from capfilt.models import registry
 from capfilt.selection.texts import Texts
+from capfilt.sinks.base import pictures
 from capfilt.sources.base import Reader
+from capfilt.stages.catalog import STAGES
+from capfilt.training.loop import train
+from capfilt.training.objectives.registry import OBJECTIVES
+from capfilt.training.recipe import load_recipe
 from tests.models.check_system import check_system, encode
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +125,75 @@ def test_the_source_gives_every_line_as_a_row(tmp_path: Path) -> None:
     before = reader.identity()
     (tmp_path / "a.png").write_bytes(b"other")
     assert reader.identity() != before
+
+
+def small_pipeline(folder: Path) -> Pipeline:
+    pq.write_table(pq.read_table(ROOT / "data/sample/web/00000.parquet").slice(0, 12), folder / "web.parquet")
+    raw = {
+        "sources": [{"type": "parquet", "path": str(folder / "web.parquet")}],
+        "ingest": {"rows_per_shard": 5},
+        "dedup": {"semantic": None},
+        "select": {"policy": "keep_all"},
+        "emit": [{"format": "pairs"}],
+    }
+    return Pipeline.model_validate(raw)
+
+
+@pytest.fixture
+def words_stage() -> Iterator[Any]:
+    """The stage of the page in the list, after ingest."""
+    stage = load("stage")["WordsStage"]
+    STAGES.insert(1, stage)
+    yield stage
+    STAGES.remove(stage)
+
+
+def test_the_stage_is_run_asked_and_verified(words_stage: Any, tmp_path: Path) -> None:
+    result = run(small_pipeline(tmp_path), out=tmp_path / "run", local=True)
+    layout = result.layout
+    _, rows = query(layout, 'SELECT text, words, "distinct" FROM words JOIN pairs USING (uid)')
+    assert len(rows) == 12
+    for text, words, distinct in rows:
+        assert words == (len(text.split()) or None)
+        assert distinct == pytest.approx(len(set(text.lower().split())) / len(text.split()))
+    assert verify(layout.run) == []
+
+
+def test_the_sink_writes_every_kept_text_and_its_image(tmp_path: Path) -> None:
+    layout = run(small_pipeline(tmp_path), out=tmp_path / "run", local=True).layout
+    write_csv = load("sink")["write_csv"]
+    counts = write_csv(pictures(layout), tmp_path / "dataset")
+    with (tmp_path / "dataset/csv/pairs.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    kept = pq.read_table(layout.run / "dataset/pairs/pairs.parquet")
+    assert [line["text"] for line in lines] == kept["text"].to_pylist()
+    assert counts == {"images": len(lines), "texts": len(lines)}
+    assert all((tmp_path / "dataset/csv" / line["image"]).is_file() for line in lines)
+
+
+def test_the_objective_trains_and_resumes(
+    tiny_recipe: Callable[..., Path], tiny_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "contrastive", load("objective")["ContrastiveObjective"])
+    path = tiny_recipe("pretrain", objective=None, model=None)
+    raw = yaml.safe_load(path.read_text())
+    del raw["optim"]["schedule"]
+    path.write_text(yaml.safe_dump(raw | {"objective": {"type": "contrastive"}}))
+
+    def losses(name: str, watch: Callable[[dict[str, float]], None] | None = None) -> list[float]:
+        train(load_recipe(path, [f"out={tmp_path / name}", "optim.epochs=3"]), watch=watch)
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        return [json.loads(line)["itc"] for line in lines if "itc" in json.loads(line)]
+
+    def stop(line: dict[str, float]) -> None:
+        if line["step"] == 7:
+            raise KeyboardInterrupt
+
+    whole = losses("whole")
+    assert whole[-1] < whole[0]
+    with pytest.raises(KeyboardInterrupt):
+        losses("killed", stop)
+    assert losses("killed") == whole
+    assert (tmp_path / "whole/last/model.safetensors").read_bytes() == (
+        tmp_path / "killed/last/model.safetensors"
+    ).read_bytes()
