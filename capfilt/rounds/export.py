@@ -1,6 +1,6 @@
-"""A round's models in the hub layout, each with a card: what it is, which data, which recipe, which metrics.
+"""Export a round's models: the folder that the objective saved, and a card with data, recipe and metrics.
 
-`hf upload NAME RUN/round-K/models/filter` puts one on the Hub, and `Blip.load` and transformers open the folder.
+`hf upload NAME RUN/round-K/models/filter` puts a model on the Hub.
 """
 
 import json
@@ -12,29 +12,28 @@ from typing import Any
 import yaml
 
 from capfilt.models.digest import weights_digest
-from capfilt.rounds.trainings import Training
+from capfilt.rounds.trainings import KINDS, Training
 from capfilt.store.run_folder import read_json
 from capfilt.store.shards import write_atomic
+from capfilt.training.objectives.base import HubCard
+from capfilt.training.objectives.registry import find_objective
 
 NAMES = {"pretrain": "pretrained", "finetune_captioner": "captioner", "finetune_filter": "filter"}
 """Stage -> folder below `models/`."""
-_ABOUT = {
-    "pretrained": "BLIP's MED after pre-training with ITC, ITM and LM: the start of captioner and filter.",
-    "captioner": "The captioner of CapFilt: fine-tuned with LM on the human pairs.",
-    "filter": "The filter of CapFilt: fine-tuned with ITC and ITM on the human pairs.",
-}
-_TASKS = {"pretrained": "image-text-to-text", "captioner": "image-to-text", "filter": "zero-shot-image-classification"}
 _SHOWN = ("t2i_r1", "t2i_r5", "t2i_r10", "i2t_r1", "i2t_r5", "i2t_r10", "itc_auc", "itm_auc", "cider", "cider_nearest")
 
 
 def export(trained: Training, folder: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> Path:
-    """Copy a trained model to `folder`/<name> and write its card; returns that folder.
+    """Copy a trained model to `folder`/<name> and write its card.
 
     Args:
         trained: a finished training.
         folder: the round's `models`.
-        data: what the card says of the data: JSON-able, with digests.
-        metrics: as `measure` gives them; empty where the pipeline has no `evaluate`.
+        data: what the card says about the data: JSON values, with digests.
+        metrics: as `measure` returns them; empty if the pipeline has no `evaluate`.
+
+    Returns:
+        The model's folder.
     """
     out = folder / NAMES[trained.stage]
     card = _card(trained, data, metrics)
@@ -53,14 +52,14 @@ def export(trained: Training, folder: Path, data: Mapping[str, Any], metrics: Ma
 
 def _card(trained: Training, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     name = NAMES[trained.stage]
-    front = {"library_name": "transformers", "tags": ["blip", "capfilt", name], "pipeline_tag": _TASKS[name]}
+    about = find_objective(trained.recipe.objective.type).hub_card(KINDS[trained.stage])
     recipe = yaml.safe_dump(_recipe(trained), sort_keys=False)
     facts = {**data, "weights": weights_digest(str(trained.model)), "training": trained.fingerprint}
     return (
         "\n\n".join(
             [
-                f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-                f"# {name}\n\n{_ABOUT[name]}",
+                f"---\n{yaml.safe_dump(_front(about, name), sort_keys=False)}---",
+                f"# {name}\n\n{about.about}",
                 "## Data and digests\n\n" + _table(("what", "value"), list(facts.items())),
                 "The licence of the weights is that of the data, which the program does not know; state it here.",
                 "## Metrics\n\n" + (_metrics(name, metrics) or "None: the pipeline had no `evaluate`."),
@@ -71,11 +70,21 @@ def _card(trained: Training, data: Mapping[str, Any], metrics: Mapping[str, Any]
     )
 
 
+def _front(card: HubCard, name: str) -> dict[str, Any]:
+    """The card's YAML header, which the Hub reads."""
+    front = {
+        "library_name": card.library_name,
+        "tags": [*card.tags, "capfilt", name],
+        "pipeline_tag": card.pipeline_tag,
+    }
+    return {key: value for key, value in front.items() if value}
+
+
 def _recipe(trained: Training) -> dict[str, Any]:
-    """Without paths of the machine."""
+    """The recipe without this machine's paths."""
     found: dict[str, Any] = trained.recipe.model_dump(mode="json", exclude_none=True)
     found.pop("out")
-    for key in ("init", "vision_init", "text_init", "tokenizer"):
+    for key in find_objective(trained.recipe.objective.type).model_paths:
         if key in found["model"]:
             found["model"][key] = "/".join(Path(found["model"][key]).parts[-2:])
     for source in found["data"]["sources"]:

@@ -1,8 +1,8 @@
-"""`capfilt run` of a pipeline that trains: round after round, everything that is there under its fingerprint skipped.
+"""Run a pipeline that trains, round after round. Whatever is finished under its fingerprint is skipped.
 
-A round is an ordinary run in RUN/round-K over the pairs of RUN, then three trainings, a measurement and the export of
-its models, which take the captioner's and the filter's places in the next. A killed training goes on from its last
-checkpoint; nothing that is finished is done again.
+A round is an ordinary run in RUN/round-K over the pairs of RUN, followed by three trainings, a measurement and the
+export of the models. Those models are the captioner and the filter of the next round. A killed training continues from
+its last checkpoint.
 """
 
 import os
@@ -21,13 +21,13 @@ from capfilt.errors import ConfigError
 from capfilt.rounds.export import NAMES, export
 from capfilt.rounds.measure import measure
 from capfilt.rounds.training_set import TrainingSet, write_training_set
-from capfilt.rounds.trainings import Training, check, trainings
+from capfilt.rounds.trainings import Training, check_trainings, round_trainings
 from capfilt.store.fingerprint import canonical, fingerprint
 from capfilt.store.run_folder import RunFolder, read_json
 from capfilt.store.shards import file_sha256, write_atomic
 
 SHARED = ("pairs", "lists")
-"""Made once: folders of RUN that every round's folder links to."""
+"""Folders of RUN that every round's folder links to, so that they are written once."""
 
 
 @dataclass(frozen=True)
@@ -35,139 +35,154 @@ class Round:
     """A finished round."""
 
     number: int
+    """From 1."""
     result: api.Result
     models: dict[str, Path]
     """pretrained, captioner, filter -> folder."""
     metrics: dict[str, Any]
+    """As `measure` returns them; empty if the pipeline has no `evaluate`."""
     facts: dict[str, Any]
-    """What loop.json says of it."""
+    """The round's entry in loop.json."""
 
 
 def run_rounds(
     pipeline: Pipeline, out: str | Path | None = None, *, local: bool = False, console: Console | None = None
 ) -> list[Round]:
-    """Run all rounds, or go on with them.
+    """Run all rounds, or continue an interrupted loop.
 
     Args:
         pipeline: one that trains.
         out: the loop's folder, by default runs/<name>.
         local: caption, score and train in this process, without Ray.
-        console: where progress goes; nowhere by default.
+        console: where progress is printed; None: nowhere.
+
+    Returns:
+        The rounds, in order.
 
     Raises:
-        ConfigError, DataError, CheckpointError: something to mend. RunError, TrainingError: the machine, or a loss that
-            is not finite; everything finished stays.
+        ConfigError, DataError, CheckpointError: something that the user must fix.
+        RunError, TrainingError: the machine fails, or a loss is not finite. Everything finished stays.
     """
     from capfilt.analysis.report.rounds import write_loop_report
 
-    check(pipeline)
+    check_trainings(pipeline)
     run, rounds = out_of(pipeline, out).resolve(), list[Round]()
     if (run / "run.json").exists():
-        raise ConfigError(f"{run}: an ordinary run is there, and rounds have a folder each; take another --out")
+        raise ConfigError(f"{run}: this folder has an ordinary run, but rounds have a folder each; take another --out")
     with RunFolder(run).locked():
         for number in range(1, pipeline.rounds + 1):
-            last = rounds[-1].models if rounds else {}
-            rounds.append(_Loop(pipeline, run, number, last, local, console or Console(quiet=True)).run())
+            previous = rounds[-1].models if rounds else {}
+            runner = _RoundRunner(pipeline, run, number, previous, local, console or Console(quiet=True))
+            rounds.append(runner.run())
             facts = {"pipeline": pipeline.model_dump(mode="json"), "rounds": [one.facts for one in rounds]}
             write_atomic(run / "loop.json", canonical(facts) + "\n")
         write_loop_report(run)
     return rounds
 
 
-def of_round(pipeline: Pipeline, number: int, models: dict[str, Path]) -> Pipeline:
-    """The ordinary run of a round; `models` of the round before take the place of the pipeline's."""
+def round_pipeline(pipeline: Pipeline, number: int, models: dict[str, Path]) -> Pipeline:
+    """The pipeline of a round's ordinary run.
+
+    Args:
+        pipeline: of the loop.
+        number: of the round, from 1.
+        models: captioner and filter of the round before, which replace the pipeline's; empty in the first round.
+    """
     uses = {"caption": pipeline.caption, "score": pipeline.score}
     for stage, role in (("caption", "captioner"), ("score", "filter")) if models else ():
         own = {"model": str(models[role]), "revision": None, "tokenizer": None}
         uses[stage] = uses[stage] and uses[stage].model_copy(update=own)  # type: ignore[union-attr]
-    apart = {"rounds": 1, "pretrain": None, "finetune_captioner": None, "finetune_filter": None, "evaluate": None}
+    no_training = {"rounds": 1, "pretrain": None, "finetune_captioner": None, "finetune_filter": None, "evaluate": None}
     name = f"{pipeline.name}-round-{number}"
-    return pipeline.model_copy(update={**uses, **apart, "name": name, "round": number})
+    return pipeline.model_copy(update={**uses, **no_training, "name": name, "round": number})
 
 
-class _Loop:
-    """One round at work."""
+class _RoundRunner:
+    """Runs one round."""
 
     def __init__(
-        self, pipeline: Pipeline, run: Path, number: int, last: dict[str, Path], local: bool, console: Console
+        self, pipeline: Pipeline, run: Path, number: int, previous: dict[str, Path], local: bool, console: Console
     ) -> None:
-        self.pipeline, self.number, self.last = pipeline, number, last
+        self.pipeline, self.number, self.previous = pipeline, number, previous
         self.run_folder, self.folder = run, round_folder(run, number)
         self.local, self.console = local, console
 
     def run(self) -> Round:
-        self._say("caption, score, select, emit")
-        link(self.run_folder, self.folder)
-        own = of_round(self.pipeline, self.number, self.last)
+        self._print("caption, score, select, emit")
+        link_shared_folders(self.run_folder, self.folder)
+        own = round_pipeline(self.pipeline, self.number, self.previous)
         result = api.run(own, out=self.folder, local=self.local, console=self.console)
-        training, print_ = self._training_set(result)
-        trained = trainings(self.pipeline, self.folder, training, print_, self.last.get("pretrained"))
+        training_set, data = self._training_set(result)
+        trained = round_trainings(self.pipeline, self.folder, training_set, data, self.previous.get("pretrained"))
         for one in trained:
             self._train(one)
-        metrics = self._measure(training, print_, trained)
-        data = self._data(training, result)
-        models = {NAMES[one.stage]: export(one, self.folder / "models", data, metrics) for one in trained}
-        return Round(self.number, result, models, metrics, self._facts(result, print_, trained, metrics))
+        metrics = self._measure(training_set, data, trained)
+        about = self._about_data(training_set, result)
+        models = {NAMES[one.stage]: export(one, self.folder / "models", about, metrics) for one in trained}
+        return Round(self.number, result, models, metrics, self._facts(result, data, trained, metrics))
 
     def _training_set(self, result: api.Result) -> tuple[TrainingSet, str]:
+        """Write the training set. Return it with its fingerprint."""
         holdout = self.pipeline.evaluate.holdout if self.pipeline.evaluate else None
-        material = {"version": 1, "candidates": result.layout.folders["select"], "holdout": holdout}
-        print_ = fingerprint(material)
-        return write_training_set(result.layout, self.folder / f"training-{print_}", holdout), print_
+        own = fingerprint({"version": 1, "candidates": result.layout.folders["select"], "holdout": holdout})
+        return write_training_set(result.layout, self.folder / f"training-{own}", holdout), own
 
     def _train(self, one: Training) -> None:
         if read_json(one.folder / "done.json") is not None:
             return
-        self._say(f"{one.stage}: {one.recipe.optim.epochs} epochs of {one.recipe.optim.global_batch} pairs a step")
+        optim = one.recipe.optim
+        self._print(f"{one.stage}: {optim.epochs} epochs of {optim.global_batch} pairs per step")
         started = monotonic()
         _train(one, self.local)
         write_atomic(one.folder / "done.json", canonical({"seconds": round(monotonic() - started, 1)}))
 
-    def _measure(self, training: TrainingSet, print_: str, trained: Iterable[Training]) -> dict[str, Any]:
-        part = self.pipeline.evaluate
-        if part is None:
+    def _measure(self, training_set: TrainingSet, data: str, trained: Iterable[Training]) -> dict[str, Any]:
+        settings = self.pipeline.evaluate
+        if settings is None:
             return {}
         by_stage = {one.stage: one for one in trained}
-        pairs = print_ if part.pairs is None else file_sha256(Path(part.pairs))
-        material = {"pairs": pairs, "text": part.text, "models": {k: one.fingerprint for k, one in by_stage.items()}}
-        path, want = self.folder / "evaluate.json", fingerprint(material)
+        pairs = data if settings.pairs is None else file_sha256(Path(settings.pairs))
+        models = {stage: one.fingerprint for stage, one in by_stage.items()}
+        own = fingerprint({"pairs": pairs, "text": settings.text, "models": models})
+        path = self.folder / "evaluate.json"
         found = read_json(path)
-        if found is None or found.get("fingerprint") != want:
-            self._say("evaluate")
-            found = {"fingerprint": want, **measure(part, training, by_stage)}
+        if found is None or found.get("fingerprint") != own:
+            self._print("evaluate")
+            found = {"fingerprint": own, **measure(settings, training_set, by_stage)}
             write_atomic(path, canonical(found) + "\n")
         return {name: value for name, value in found.items() if name != "fingerprint"}
 
-    def _data(self, training: TrainingSet, result: api.Result) -> dict[str, Any]:
-        texts = ", ".join(f"{n} {source}" for source, n in training.texts.items())
+    def _about_data(self, training_set: TrainingSet, result: api.Result) -> dict[str, Any]:
+        """What the models' cards say about the data."""
+        texts = ", ".join(f"{count} {origin}" for origin, count in training_set.texts.items())
         return {
             "pipeline": self.pipeline.name,
             "round": self.number,
             "texts": texts,
-            "pairs.parquet sha256": file_sha256(training.pairs),
+            "pairs.parquet sha256": file_sha256(training_set.pairs),
             "candidates": result.layout.folders["select"],
             "captioner": result.layout.digests["caption"],
             "filter": result.layout.digests["score"],
         }
 
     def _facts(
-        self, result: api.Result, print_: str, trained: Iterable[Training], metrics: dict[str, Any]
+        self, result: api.Result, data: str, trained: Iterable[Training], metrics: dict[str, Any]
     ) -> dict[str, Any]:
         folders = {one.stage: one.folder.name for one in trained}
         counts = result.accounting.to_dict()
-        return {"round": self.number, "training": print_, "folders": folders, "accounting": counts, "metrics": metrics}
+        return {"round": self.number, "training": data, "folders": folders, "accounting": counts, "metrics": metrics}
 
-    def _say(self, what: str) -> None:
+    def _print(self, what: str) -> None:
         self.console.print(f"round {self.number} of {self.pipeline.rounds}: {what}", highlight=False, markup=False)
 
 
 def round_folder(run: Path, number: int) -> Path:
-    """RUN/round-K."""
+    """The folder of a round: RUN/round-K."""
     return run / f"round-{number}"
 
 
-def link(run: Path, folder: Path) -> None:
-    """Give a round's folder the shared ones of the loop."""
+def link_shared_folders(run: Path, folder: Path) -> None:
+    """Create a round's folder, with links to the folders that the rounds share."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         (run / name).mkdir(exist_ok=True)
@@ -176,7 +191,7 @@ def link(run: Path, folder: Path) -> None:
 
 
 def _train(one: Training, local: bool) -> None:
-    """On Ray where there are several ranks or a cluster is named; else the same loop in this process."""
+    """Train on Ray if there are several ranks or RAY_ADDRESS names a cluster, else in this process."""
     if one.recipe.run.ranks > 1 or ("RAY_ADDRESS" in os.environ and not local):
         from capfilt.training.distributed import train_on_ray
 

@@ -1,4 +1,4 @@
-"""What a round's models can do on held-out pairs: evaluate.json, metric -> value, `<metric>_ci` its 95 % interval."""
+"""Measure a round's models on held-out pairs. evaluate.json: metric -> value, `<metric>_ci` -> its 95 % interval."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +17,22 @@ RERANK = 16
 JUDGES = {"pretrain": "pretrained", "finetune_filter": "filter"}
 
 
-def measure(part: Evaluate, training: TrainingSet, trained: Mapping[str, Training]) -> dict[str, Any]:
-    """`pretrained_*` and `filter_*` as `evaluate_judge` names them, `captioner_*` as `evaluate_captioner`.
+def measure(settings: Evaluate, training_set: TrainingSet, trained: Mapping[str, Training]) -> dict[str, Any]:
+    """Evaluate the pre-trained model and the filter as judges, and the captioner.
 
-    Only numbers and intervals. Raises DataError for held-out pairs that cannot be read.
+    Args:
+        settings: which pairs.
+        training_set: of the round.
+        trained: stage -> finished training.
+
+    Returns:
+        Numbers and intervals only: `pretrained_*` and `filter_*` as `evaluate_judge` names them, `captioner_*` as
+        `evaluate_captioner` does; `images` and `texts`, the numbers of held-out images and texts.
+
+    Raises:
+        DataError: held-out pairs that cannot be read.
     """
-    pairs = _held_out(part, training)
+    pairs = _held_out(settings, training_set)
     found: dict[str, Any] = {"images": len(pairs.images), "texts": len(pairs.texts)}
     for stage, name in JUDGES.items():
         judge = cast(RetrievalJudge, _load(trained[stage].model, "judge"))
@@ -30,13 +40,13 @@ def measure(part: Evaluate, training: TrainingSet, trained: Mapping[str, Trainin
     tuned = trained["finetune_captioner"]
     captioner = cast(EvaluatedCaptioner, _load(tuned.model, "captioner"))
     captioner.decoding = captioner.measured(prompt=tuned.recipe.objective.caption_prompt)
-    return found | _named("captioner", evaluate_captioner(captioner, pairs, load_pairs(training.pairs, "human")))
+    return found | _named("captioner", evaluate_captioner(captioner, pairs, load_pairs(training_set.pairs, "human")))
 
 
-def _held_out(part: Evaluate, training: TrainingSet) -> Pairs:
-    if part.pairs is None:
-        return load_pairs(training.heldout, "human", image_id="uid")
-    return load_pairs(part.pairs, part.text)
+def _held_out(settings: Evaluate, training_set: TrainingSet) -> Pairs:
+    if settings.pairs is None:
+        return load_pairs(training_set.heldout, "human", image_id="uid")
+    return load_pairs(settings.pairs, settings.text)
 
 
 def _load(folder: Path, role: str) -> System:

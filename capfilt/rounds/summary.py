@@ -1,4 +1,4 @@
-"""A loop in words: what `capfilt plan` says of it, and the table at its end."""
+"""What `capfilt plan` shows of a pipeline with rounds, and the table at the end of its run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,33 +10,37 @@ from capfilt.analysis.report.rounds import METRICS
 from capfilt.config.pipeline import Pipeline
 from capfilt.engine import plan_view
 from capfilt.engine.plan import make_plan, out_of
-from capfilt.rounds.loop import Round, of_round, round_folder
-from capfilt.rounds.trainings import STAGES, check
+from capfilt.rounds.loop import Round, round_folder, round_pipeline
+from capfilt.rounds.trainings import STAGES, check_trainings
 from capfilt.store.run_folder import RunFolder, read_json
 
 
 def describe(pipeline: Pipeline, out: str | Path | None) -> dict[str, Any]:
-    """JSON-able: `pairs`, the plan of the first round's run, and `rounds`, the state of each round's trainings.
+    """Describe a loop that is planned, running or finished.
 
-    Raises as `make_plan`, and ConfigError for a recipe that is wrong.
+    Returns:
+        JSON values: `run`, its folder; `pairs`, the plan of the first round's run; `rounds`, the state of each round.
+
+    Raises:
+        ConfigError, CheckpointError: as `make_plan` and `check_trainings`.
     """
-    check(pipeline)
+    check_trainings(pipeline)
     run = out_of(pipeline, out).resolve()
     folder = RunFolder(round_folder(run, 1))
-    first = plan_view.describe(make_plan(of_round(pipeline, 1, {}), folder), folder)
+    first = plan_view.describe(make_plan(round_pipeline(pipeline, 1, {}), folder), folder)
     rounds = [_round(round_folder(run, number), number) for number in range(1, pipeline.rounds + 1)]
     return {"run": str(run), "pairs": first, "rounds": rounds}
 
 
 def _round(folder: Path, number: int) -> dict[str, Any]:
-    """What is there; whether it still fits is found out when the round before is finished."""
+    """The state of a round on disk. Whether finished parts are still valid is known once the round before has run."""
     run = (read_json(folder / "run.json") or {}).get("state", "to do")
     trained = {stage: "there" if any(folder.glob(f"{stage}-*/done.json")) else "to do" for stage in STAGES}
     return {"round": number, "run": run, **trained}
 
 
 def trainings_table(found: dict[str, Any]) -> Table:
-    """For the terminal."""
+    """The state of each round's trainings, for the terminal."""
     names = [name for name in found["rounds"][0] if name != "round"]
     shown = Table("round", *(name.replace("_", " ") for name in names), title="rounds", title_justify="left")
     for one in found["rounds"]:
@@ -45,11 +49,11 @@ def trainings_table(found: dict[str, Any]) -> Table:
 
 
 def table(rounds: Sequence[Round]) -> Table:
-    """Texts kept by source, then metrics with their intervals, a column a round."""
+    """Texts kept by origin, then metrics with their intervals; one column per round."""
     shown = Table("", *(f"round {one.number}" for one in rounds))
-    for source in ("web", "synthetic"):
-        counts = [one.result.accounting.texts[source] for one in rounds]
-        shown.add_row(f"{source} texts kept", *(f"{count.kept:,} of {count.candidates:,}" for count in counts))
+    for origin in ("web", "synthetic"):
+        counts = [one.result.accounting.texts[origin] for one in rounds]
+        shown.add_row(f"{origin} texts kept", *(f"{count.kept:,} of {count.candidates:,}" for count in counts))
     for key, title in METRICS:
         if all(key in one.metrics for one in rounds):
             shown.add_row(title, *(_value(one.metrics, key) for one in rounds))

@@ -1,7 +1,11 @@
-"""What a round's models are trained on: one row an image, its kept texts in one list a source.
+"""Write what a round's models are trained on: one row per image, with one list of kept texts per origin.
 
-The human pairs, of which a share of the images may be held out, then what select kept of web texts and captions.
-Images are streamed; a training step reads row groups of some MB.
+The texts are those of the human pairs, a share of whose images may be held out, and the web texts and captions that
+`select` kept. Images are streamed; a training step reads row groups of a few MB.
+
+The encoded images are copied into each round's training set. N rounds therefore store a kept image up to 1 + 2N times:
+in `pairs/`, and per round in `dataset/` and in `training-<fp>/`. In return a training reads a single file, row group by
+row group, and needs nothing else of the run.
 """
 
 from collections import Counter
@@ -21,45 +25,46 @@ from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import read_json
 from capfilt.store.shards import ShardWriter, table, write_atomic
 
-SOURCES = ("human", "web", "synthetic")
+ORIGINS = ("human", "web", "synthetic")
 SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        *((source, pa.list_(pa.string())) for source in SOURCES),
+        *((origin, pa.list_(pa.string())) for origin in ORIGINS),
     ]
 )
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A written folder."""
+    """A folder with the data of a round's trainings."""
 
     folder: Path
     texts: dict[str, int]
-    """Source -> texts to train on."""
+    """Origin -> number of texts to train on."""
 
     @property
     def pairs(self) -> Path:
-        """What is trained on."""
+        """The pairs to train on."""
         return self.folder / "pairs.parquet"
 
     @property
     def heldout(self) -> Path:
-        """Human pairs that are not."""
+        """The held-out human pairs."""
         return self.folder / "heldout.parquet"
 
 
 def write_training_set(layout: RunLayout, folder: Path, holdout: float | None) -> TrainingSet:
-    """Write it, unless it is there.
+    """Write the training set of a run, unless the folder already has it.
 
     Args:
-        layout: a run whose `select` is done.
-        folder: named by the fingerprint of what it is made from.
-        holdout: share of the human images, by the hash of their file; None holds out none.
+        layout: a run whose `select` is finished.
+        folder: named by the fingerprint of its inputs.
+        holdout: share of the human images to hold out, in (0, 1), chosen by the hash of their file; None: none.
 
     Raises:
-        ConfigError: no human pair is left to fine-tune on, or none is held out. DataError: a damaged shard.
+        ConfigError: no human pair is left to fine-tune on, or fewer than two images are held out.
+        DataError: a damaged shard.
     """
     done = read_json(folder / "counts.json")
     if done is None:
@@ -69,34 +74,34 @@ def write_training_set(layout: RunLayout, folder: Path, holdout: float | None) -
         raise ConfigError("no human pair is left to fine-tune on; add a source with role: human, or lower holdout")
     if holdout and done["heldout"] < 2:
         raise ConfigError(f"evaluate.holdout: {holdout} of the human rows are {done['heldout']} images; raise it")
-    return TrainingSet(folder, {source: done["texts"][source] for source in SOURCES})
+    return TrainingSet(folder, {origin: done["texts"][origin] for origin in ORIGINS})
 
 
 def _write(layout: RunLayout, folder: Path, holdout: float) -> dict[str, Any]:
-    counts, held = Counter(dict.fromkeys(SOURCES, 0)), 0
+    counts, held = Counter(dict.fromkeys(ORIGINS, 0)), 0
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(ShardWriter(folder / f"{name}.parquet", SCHEMA)) for name in ("pairs", "heldout")
         }
-        away = _held_out(layout, holdout)
+        held_out = _held_out_files(layout, holdout)
         for picture, texts in _rows(layout):
-            out = picture.sha256 in away
-            if out and not texts["human"]:
+            is_held = picture.sha256 in held_out
+            if is_held and not texts["human"]:
                 continue
             image = {"bytes": picture.data, "path": picture.file_name}
-            writers["heldout" if out else "pairs"].write([{"uid": picture.uid, "image": image, **texts}])
-            held += out
-            counts.update({} if out else {source: len(some) for source, some in texts.items()})
+            writers["heldout" if is_held else "pairs"].write([{"uid": picture.uid, "image": image, **texts}])
+            held += is_held
+            counts.update({} if is_held else {origin: len(some) for origin, some in texts.items()})
     return {"texts": dict(counts), "heldout": held}
 
 
 def _rows(layout: RunLayout) -> Iterator[tuple[Picture, dict[str, list[str]]]]:
     for picture in pictures(layout):
-        yield picture, {source: [t["text"] for t in picture.texts if t["origin"] == source] for source in SOURCES}
+        yield picture, {origin: [t["text"] for t in picture.texts if t["origin"] == origin] for origin in ORIGINS}
 
 
-def _held_out(layout: RunLayout, share: float) -> frozenset[str]:
-    """sha256 of the files that are held out, from the light columns: every row with one of them stays out."""
+def _held_out_files(layout: RunLayout, share: float) -> frozenset[str]:
+    """The sha256 of each held-out image file. Every row with one of these files, human or web, is not trained on."""
     found = set[str]()
     for shard in range(len(layout.shards)):
         rows = table(layout.shard("ingest", shard), ["role", "status", "sha256"])
@@ -106,5 +111,10 @@ def _held_out(layout: RunLayout, share: float) -> frozenset[str]:
 
 
 def is_held_out(digest: str, share: float) -> bool:
-    """By the sha256 of the image's file alone: the same images in every round and run, with all of their texts."""
+    """Decide by the sha256 of the image's file alone, so that every round and run holds out the same images.
+
+    Args:
+        digest: hex sha256.
+        share: in [0, 1].
+    """
     return int(digest[:16], 16) < share * float(16**16)

@@ -54,7 +54,9 @@ class Objective(nn.Module, ABC):
             None if `system` is not implemented.
         kinds: kinds of recipe and their defaults, as `capfilt train` and a pipeline with rounds name them: pretrain,
             captioner, filter.
-        model_paths: keys of the recipe's `model` section that hold a file, a folder or a model's name.
+        model_paths: keys of the recipe's `model` section that hold a file, a folder or a model's name. A pipeline with
+            rounds starts a fine-tuning, and a continued pre-training, by setting `model.init` to a saved model.
+        kept_model_keys: keys of `model` that hold for a continued pre-training too, such as a dropout rate.
         vision_prefix: start of the vision tower's parameter names, for `optim.vision_lr_scale`; None: the objective has
             no parameters of its own for images.
     """
@@ -62,6 +64,7 @@ class Objective(nn.Module, ABC):
     recipe_type: ClassVar[type[Recipe]]
     kinds: ClassVar[Mapping[str, KindDefaults]]
     model_paths: ClassVar[tuple[str, ...]] = ()
+    kept_model_keys: ClassVar[tuple[str, ...]] = ()
     vision_prefix: ClassVar[str | None] = None
 
     @classmethod

@@ -39,6 +39,7 @@ class BlipObjective(Objective):
     recipe_type = BlipRecipe
     kinds = KINDS
     model_paths = MODEL_PATHS
+    kept_model_keys = ("dropout", "drop_path")
     vision_prefix = "med.vision."
 
     def __init__(
