@@ -1,1 +1,1 @@
-"""Which rows repeat each other: searches that give links, links that make groups, groups that have one keeper."""
+"""Find duplicate rows: searches yield links, links form groups, and one row of each group is kept."""

@@ -1,14 +1,14 @@
-"""Embeddings within a cosine of each other: FAISS proposes, one exact sum decides.
+"""Embeddings within a cosine of each other: FAISS proposes pairs, and an exact sum decides.
 
-Below 50,000 different vectors FAISS compares all with all (`IndexFlatIP`, 51 s for 50,000 of 256 on one core). Above,
-it looks into the 8 nearest of 2 sqrt(N) k-means cells (`IndexIVFScalarQuantizer`, half floats as they are stored): 3 s
-for the same 50,000, and all of the 2,500 pairs of cosine >= 0.95 that the flat index finds. A pair whose cells are far
-from each other is missed. HNSW is out: its range search aborts the process.
+Below 50,000 different vectors FAISS compares all pairs (`IndexFlatIP`, 51 s for 50,000 vectors of 256 on one core).
+Above, it searches the 8 nearest of 2 sqrt(N) k-means cells (`IndexIVFScalarQuantizer`, half floats as stored): 3 s for
+the same 50,000, with all of the 2,500 pairs of cosine >= 0.95 that the flat index finds. A pair in cells far from each
+other is missed. HNSW is not used because its range search aborts the process.
 
-FAISS's sums differ in their last bits with batch and processor, so it is asked for a margin more, and every pair's
-cosine is then computed in double precision from the stored half floats and rounded to float32: what is found below
-50,000 is what brute force finds. Vectors are put in the order of a digest of their bytes first; k-means, seeded and on
-one thread, then gives the same cells whatever the order of the rows.
+FAISS's sums differ in their last bits with batch and processor. So it searches with a margin, and every pair's cosine
+is then computed in double precision from the stored half floats and rounded to float32: below 50,000 vectors the result
+equals brute force. Vectors are first sorted by a digest of their bytes; k-means, seeded and on one thread, then gives
+the same cells for any order of the rows.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ Vectors = NDArray[np.float16]
 ALL_PAIRS = 50_000
 """Fewer vectors than this are all compared with each other."""
 PROBES = 8
-"""Cells that are searched for a vector."""
+"""Cells searched per vector."""
 MARGIN = 0.001
-"""By how much FAISS's cosine may be too low: a rounding to half floats is 2^-11, 0.0005."""
+"""Largest error of FAISS's cosine; rounding to half floats is 2^-11, 0.0005."""
 _QUERIES = 256
 """Vectors searched at once: at most 256 * N results are held."""
 _CHECKED = 16_384
@@ -34,12 +34,12 @@ _CHECKED = 16_384
 
 
 def usable(vectors: Vectors) -> Mask:
-    """(N,) whether a vector has a direction: finite, not zero."""
-    return np.concatenate([np.zeros(0, dtype=bool), *map(_usable, _batcher(vectors))])
+    """(N,) True where a vector has a direction: finite and not zero."""
+    return np.concatenate([np.zeros(0, dtype=bool), *map(_usable, _pieces(vectors))])
 
 
 def links(vectors: Vectors, min_similarity: float) -> Iterator[Links]:
-    """Pairs of vectors with cosine >= min_similarity, most of them twice; similarity is the cosine.
+    """Yield links between vectors with cosine >= min_similarity, most of them twice; similarity is the cosine.
 
     Args:
         vectors: (N, D) in order of rank, all `usable`; need not be of length 1. Rows of one vector are linked to the
@@ -56,7 +56,7 @@ def links(vectors: Vectors, min_similarity: float) -> Iterator[Links]:
 
 
 def matches(vectors: Vectors, others: Vectors, min_similarity: float) -> Iterator[Links]:
-    """All pairs of one of `vectors` (i) and one of `others` (j) with cosine >= min_similarity, all `usable`."""
+    """Yield links between `vectors` (i) and `others` (j) with cosine >= min_similarity; all must be `usable`."""
     index = faiss.IndexFlatIP(others.shape[1])
     _fill(index, others, np.arange(len(others)))
     for i, j in _search(index, vectors, np.arange(len(vectors)), min_similarity - MARGIN):
@@ -79,7 +79,7 @@ def _checked(a: Vectors, i: Ints, b: Vectors, j: Ints, min_similarity: float) ->
 
 
 def _index(vectors: Vectors, rows: Ints) -> faiss.Index:
-    """All pairs or cells, as many as there are rows."""
+    """The index for this number of rows: all pairs, or k-means cells."""
     dim = vectors.shape[1]
     few = len(rows) < ALL_PAIRS
     index = faiss.IndexFlatIP(dim) if few else _cells(vectors, rows, 2 * int(len(rows) ** 0.5))
@@ -88,7 +88,7 @@ def _index(vectors: Vectors, rows: Ints) -> faiss.Index:
 
 
 def _cells(vectors: Vectors, rows: Ints, count: int) -> faiss.Index:
-    """`count` cells by k-means on 64 vectors a cell, evenly spaced."""
+    """`count` cells by k-means on 64 vectors per cell, evenly spaced."""
     dim = vectors.shape[1]
     half = faiss.ScalarQuantizer.QT_fp16
     quantizer = faiss.IndexFlatIP(dim)
@@ -101,20 +101,20 @@ def _cells(vectors: Vectors, rows: Ints, count: int) -> faiss.Index:
 
 
 def _fill(index: faiss.Index, vectors: Vectors, rows: Ints) -> None:
-    for part in _batcher(rows):
+    for part in _pieces(rows):
         with one_thread():
             index.add(_unit(vectors[part]))
 
 
 def _search(index: faiss.Index, vectors: Vectors, rows: Ints, radius: float) -> Iterator[tuple[Ints, Ints]]:
-    """Positions in `rows` and positions in the index, every position in one piece alone."""
+    """Yield positions in `rows` and in the index; all results of a position are in one piece."""
     for start in range(0, len(rows), _QUERIES):
         with one_thread():
             limits, _, found = index.range_search(_unit(vectors[rows[start : start + _QUERIES]]), radius)
         yield searched(limits, start), found.astype(np.int64)
 
 
-def _batcher(array: NDArray[Any], size: int = 16_384) -> Iterator[NDArray[Any]]:
+def _pieces(array: NDArray[Any], size: int = 16_384) -> Iterator[NDArray[Any]]:
     return (array[start : start + size] for start in range(0, len(array), size))
 
 

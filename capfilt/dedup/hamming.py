@@ -1,15 +1,15 @@
 """Perceptual hashes within a Hamming distance of each other, found exactly at any size.
 
-Below 50,000 different hashes FAISS compares all with all (`IndexBinaryFlat`, 1.3 s for 50,000 on one core). Above, for
-distances up to 7, the 64 bits are cut into distance + 2 bands: two hashes that differ in `distance` bits agree in two
-bands at least, so only those that agree in some two are compared. Distance 4, one core, all exact: 200,000 hashes take
-0.3 s so, 23 s flat, 28 s by `IndexBinaryMultiHash` (4 x 16 bits); a million 2 s. Distance 7: 200,000 take 1.4 s. (Bits
-were far from even, set with probability 0.5 +- 0.15.) Beyond 7 two bands are too few bits: flat again, 10 minutes for
-a million.
+Below 50,000 different hashes FAISS compares all pairs (`IndexBinaryFlat`, 1.3 s for 50,000 on one core). Above, for
+distances up to 7, the 64 bits are split into distance + 2 bands. Two hashes that differ in `distance` bits agree in at
+least two bands, so only hashes that agree in two bands are compared. Distance 4, one core, all exact: 200,000 hashes
+take 0.3 s this way, 23 s flat, 28 s by `IndexBinaryMultiHash` (4 x 16 bits); a million take 2 s. Distance 7: 200,000
+take 1.4 s. (Bits were far from even, set with probability 0.5 +- 0.15.) Beyond 7, two bands have too few bits: flat
+again, 10 minutes for a million.
 
-A plain or striped picture has almost no coefficient off the median, and its hash collides with all others of its kind:
-any plain one gives 8000000000000000. Pictures with structure set 32 of the 64 bits, as the median has it; a hash with
-fewer than 16 says nothing about its picture and takes part in no link.
+A plain or striped image has almost no coefficient off the median, and its hash collides with all others of its kind:
+every plain image gives 8000000000000000. An image with structure sets 32 of the 64 bits, because of the median. A hash
+with fewer than 16 bits does not identify its image and gets no link.
 """
 
 from collections.abc import Iterator
@@ -23,24 +23,25 @@ from capfilt.dedup.links import Links, Mask, equal, one_thread, searched
 
 Codes = NDArray[np.uint64]
 ALL_PAIRS = 50_000
-"""Fewer hashes than this are all compared with each other."""
+"""Below this number of hashes, all pairs are compared."""
 LAST_BANDED = 7
-"""Largest distance, in bits, for which bands pay."""
+"""Largest distance, in bits, for which bands are faster."""
 LEAST_BITS = 16
 _QUERIES = 1024
 """Hashes searched at once: at most 1024 * N results are held."""
 
 
 def structured(codes: Codes) -> Mask:
-    """(N,) whether a hash tells its picture from others."""
+    """(N,) True where a hash identifies its image."""
     return np.asarray(np.bitwise_count(codes) >= LEAST_BITS)
 
 
 def links(codes: Codes, max_distance: int) -> Iterator[Links]:
-    """All pairs of hashes with structure within `max_distance` bits; similarity is 1 - distance / 64.
+    """Yield links between `structured` hashes within `max_distance` bits; similarity is 1 - distance / 64.
 
     Args:
-        codes: (N,) in order of rank. Rows of one hash are linked to the first of them, and only it to other hashes.
+        codes: (N,) in order of rank. Rows with the same hash are linked to the first of them, and only that one to rows
+            with other hashes.
         max_distance: bits, 0 .. 32.
     """
     rows = np.flatnonzero(structured(codes))
@@ -55,7 +56,7 @@ def links(codes: Codes, max_distance: int) -> Iterator[Links]:
 
 
 def matches(codes: Codes, others: Codes, max_distance: int) -> Iterator[Links]:
-    """All pairs of one of `codes` (i) and one of `others` (j), both with structure; every i in one piece alone."""
+    """Yield links between `codes` (i) and `others` (j), both `structured`; all links of an i are in one piece."""
     rows, there = np.flatnonzero(structured(codes)), np.flatnonzero(structured(others))
     for i, j, similarity in _search(codes[rows], others[there], max_distance):
         yield Links(rows[i], there[j], similarity)
@@ -77,7 +78,7 @@ def _search(codes: Codes, others: Codes, max_distance: int) -> Iterator[Links]:
 
 
 def _by_bands(codes: Codes, max_distance: int) -> Iterator[Links]:
-    """A pair is given by the first two bands in which it agrees, so once."""
+    """Yield each pair once: for the first two bands in which it agrees."""
     masks = [a | b for a, b in combinations(_bands(max_distance + 2), 2)]
     for number, mask in enumerate(masks):
         for links, differ in _agreeing(codes, mask, max_distance):
@@ -88,15 +89,15 @@ def _by_bands(codes: Codes, max_distance: int) -> Iterator[Links]:
 
 
 def _bands(count: int) -> list[np.uint64]:
-    """64 bits cut into `count` runs as even as they get."""
+    """Masks that split 64 bits into `count` runs of nearly equal length."""
     edges = [64 * k // count for k in range(count + 1)]
     return [np.uint64((1 << stop) - (1 << start)) for start, stop in pairwise(edges)]
 
 
 def _agreeing(codes: Codes, mask: np.uint64, max_distance: int) -> Iterator[tuple[Links, Codes]]:
-    """Pairs within the distance that agree under the mask, with the bits in which they differ; N at most in a piece.
+    """Yield pairs within the distance that agree under the mask, and the bits in which they differ; at most N at once.
 
-    Sorted by the masked bits, each hash is compared with its neighbour, then with the next but one, and so on.
+    Hashes are sorted by the masked bits; each is compared with the next one, then with the one after, and so on.
     """
     order = np.argsort(codes & mask)
     ordered = codes[order]

@@ -1,8 +1,8 @@
-"""Links between rows that repeat each other, and the simplest ones: equal keys.
+"""Links between duplicate rows, and the simplest search: equal keys.
 
-Rows are numbers 0 .. N-1 in order of rank, best first (`rows.rank`). A search gives its links in pieces, so that two
-million copies of one banner do not have to be held as their square; equal values are therefore linked as a star, all
-to the first, and only different values are searched.
+Rows are numbers 0 .. N-1 in order of rank, best first (`rows.ranked`). A search yields its links in pieces. Equal
+values are linked as a star, all to the first, and only different values are searched, so that two million copies of one
+banner do not give their square of links.
 """
 
 import hashlib
@@ -18,36 +18,36 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Keys = NDArray[np.uint64]
-"""(N, 2): 128 bits a row; that two of 10^9 different values share one has a chance of 10^-21."""
+"""(N, 2) 128 bits per row; the chance that two of 10^9 different values have the same key is 10^-21."""
 
 
 class Links(NamedTuple):
-    """L links: row `i[k]` and row `j[k]` repeat each other. Within one set of rows i < j."""
+    """L links: rows `i[k]` and `j[k]` are duplicates. Within one set of rows, i < j."""
 
     i: Ints
     j: Ints
     similarity: Floats
-    """0 .. 1."""
+    """(L,) 0 .. 1."""
 
     def at(self, rows: Ints) -> "Links":
-        """The same links when row k is called rows[k]."""
+        """Return the same links with row k renumbered to rows[k]."""
         a, b = rows[self.i], rows[self.j]
         return Links(np.minimum(a, b), np.maximum(a, b), self.similarity)
 
 
 def links_of(i: Ints, j: Ints) -> Links:
-    """Links of similarity 1."""
+    """Return links of similarity 1."""
     return Links(i, j, np.ones(len(i), dtype=np.float32))
 
 
 def keys_of(values: Iterable[bytes | None]) -> Keys:
-    """(N, 2) from any bytes; equal bytes give equal keys. None gives zeros."""
+    """Hash values to keys (N, 2). Equal bytes give equal keys; None gives zeros."""
     joined = b"".join(bytes(16) if v is None else hashlib.blake2b(v, digest_size=16).digest() for v in values)
     return np.frombuffer(joined, dtype="<u8").reshape(-1, 2).astype(np.uint64)
 
 
 def equal(keys: Keys) -> tuple[Ints, Links]:
-    """The first row of each different key, ordered by key, and a link from it to every other row of that key.
+    """Return the first row of each different key, ordered by key, and links from it to the other rows of that key.
 
     Args:
         keys: (N,) or (N, 2).
@@ -63,14 +63,19 @@ def equal(keys: Keys) -> tuple[Ints, Links]:
 
 
 def searched(limits: NDArray[np.integer], start: int) -> Ints:
-    """The query of every result of a FAISS range search; `limits`: as it returns them, `start`: number of query 0."""
+    """Return the query of every result of a FAISS range search.
+
+    Args:
+        limits: as FAISS returns them.
+        start: number of the first query.
+    """
     ends = limits.astype(np.int64)
     return np.repeat(np.arange(start, start + len(ends) - 1), ends[1:] - ends[:-1])
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """FAISS on one thread: its sums, and so its k-means, do not depend on the machine's cores."""
+    """Run FAISS on one thread, so that its sums, and k-means, do not depend on the number of cores; then restore."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

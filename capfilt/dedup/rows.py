@@ -1,6 +1,6 @@
-"""A run's rows as arrays for the search of duplicates, and their marks as sidecars.
+"""A run's rows as arrays for the search of duplicates, and the resulting marks as sidecars.
 
-Of every row its uid, role, size and hash are in memory (35 bytes), of those with a score the embedding too; no image.
+Uid, role, size and hash of every row are in memory (35 bytes per row), and the embedding of scored rows; no image.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ _COLUMNS = ("uid", "role", "status", "width", "height", "phash")
 
 
 @dataclass(frozen=True)
-class Rows:
-    """All N rows of a run in input order: by shard, then by place in it."""
+class RunRows:
+    """All N rows of a run in input order: by shard, then by position in it."""
 
     counts: tuple[int, ...]
     """Rows of each shard."""
@@ -36,16 +36,16 @@ class Rows:
     phash: Codes
     """0 where null."""
     repeated: Mask
-    """Rows whose uid an earlier row has: its source states one key twice. They take part in nothing else."""
+    """Rows whose uid an earlier row has (their source states a key twice). They are in no other search."""
 
 
-def read(layout: RunLayout) -> Rows:
-    """Every pairs shard's rows. Raises DataError for a damaged shard."""
+def read(layout: RunLayout) -> RunRows:
+    """Read the rows of every pairs shard. Raises DataError for a damaged shard."""
     parts = [_arrays(table(layout.shard(PAIRS, shard), _COLUMNS)) for shard in range(len(layout.shards))]
     uid, human, ok, pixels, phash = (np.concatenate(column) for column in zip(*parts, strict=True))
     repeated = np.ones(len(uid), dtype=bool)
     repeated[np.unique(uid, return_index=True)[1]] = False
-    return Rows(tuple(len(part[0]) for part in parts), uid, human, ok, pixels, phash, repeated)
+    return RunRows(tuple(len(part[0]) for part in parts), uid, human, ok, pixels, phash, repeated)
 
 
 def _arrays(found: pa.Table) -> tuple[NDArray[np.bytes_], Mask, Mask, Ints, Codes]:
@@ -59,10 +59,10 @@ def _arrays(found: pa.Table) -> tuple[NDArray[np.bytes_], Mask, Mask, Ints, Code
     )
 
 
-def ranked(rows: Rows, *merits: NDArray[np.float32]) -> Ints:
-    """The rows that can repeat each other, the one to keep first.
+def ranked(rows: RunRows, *merits: NDArray[np.float32]) -> Ints:
+    """Return the rows that can be duplicates, in order of rank: the row to keep first.
 
-    Human before web, then by each of the merits (N,) from high to low, NaN last, then more pixels, then the lower uid.
+    Human before web, then by each of `merits` (N,) from high to low, NaN last, then more pixels, then the lower uid.
     """
     taking_part = np.flatnonzero(rows.ok & ~rows.repeated)
     keys = [rows.uid, -rows.pixels, *(-merit for merit in reversed(merits)), ~rows.human]
@@ -72,20 +72,20 @@ def ranked(rows: Rows, *merits: NDArray[np.float32]) -> Ints:
 def write(
     layout: RunLayout,
     kind: ShardTable,
-    rows: Rows,
+    rows: RunRows,
     order: Ints,
     marks: Marks,
     contaminates: Sequence[str | None] | None = None,
 ) -> None:
-    """The marks as the stage's sidecars, one a shard. Human rows get none, but for a repeated key.
+    """Write the marks as the stage's sidecars, one per shard. Human rows get no mark, except for a repeated key.
 
     Args:
-        layout: whose.
+        layout: of the run.
         kind: NEAR or DEDUP.
         rows: N rows.
-        order: as `ranked` gave it, (R,).
-        marks: of these R.
-        contaminates: N labels, for DEDUP.
+        order: as `ranked` returned it, (R,).
+        marks: of these R rows.
+        contaminates: N labels of evaluation images, or None.
     """
     target, reason, similarity = _spread(rows, order, marks)
     start = 0
@@ -98,8 +98,8 @@ def write(
             writer.write_table(table_)
 
 
-def _spread(rows: Rows, order: Ints, marks: Marks) -> tuple[Ints, Ints, NDArray[np.float32]]:
-    """The marks of all N rows in input order: the row that is kept, place in _KINDS, similarity."""
+def _spread(rows: RunRows, order: Ints, marks: Marks) -> tuple[Ints, Ints, NDArray[np.float32]]:
+    """Return the marks of all N rows in input order: the row that is kept, index in _KINDS, similarity."""
     target = np.arange(len(rows.uid))
     kind = np.where(rows.repeated, _KEY, 0)
     similarity = np.zeros(len(rows.uid), dtype=np.float32)

@@ -1,1 +1,1 @@
-"""Strangers' bytes and words: images, texts, block lists."""
+"""Untrusted images and texts: decoding, clean-up, block lists."""

@@ -1,4 +1,4 @@
-"""A stranger's image bytes: decoded upright to RGB or refused with a reason, and what makes two of them duplicates."""
+"""Decode untrusted image files upright to RGB, or refuse them with a reason; compute hashes that find duplicates."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ from capfilt.media.rgb import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MAX_PIXELS = 64_000_000
-"""Area from the header above which an image is refused before decoding: 64 MP are 192 MB of RGB."""
+"""Largest area by the header; a larger image is refused before decoding. 64 MP are 192 MB of RGB."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -32,23 +32,23 @@ _UPRIGHT = {
 
 
 _STRIP = 2**21
-"""Bytes hashed at once, to need no second copy of the pixels of a large image."""
+"""Bytes hashed at once, to avoid a second copy of a large image."""
 _HASHED = 32
-"""Side of what the perceptual hash sees; boxed down to thrice that first, an eighth of the time for nearly the same."""
+"""pHash input side in pixels. Images are first box-reduced to 3x this: 8x faster for nearly the same hash."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class ImageError(DataError):
-    """Bytes that are no image that capfilt takes; `reason` is the word that a row's `reason` column gets."""
+    """Bytes that are not an image capfilt accepts; `reason` is the value for a row's `reason` column."""
 
-    def __init__(self, reason: str, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a decoded image is."""
+    """Properties of a decoded image."""
 
     width: int
     """Pixels, upright."""
@@ -56,15 +56,22 @@ class Facts:
     format: str
     """One of FORMATS."""
     pixels_sha256: str
+    """See `pixels_sha256`."""
     phash: int
+    """See `phash`."""
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | None = None) -> Image.Image:
-    """An upright RGB image from JPEG, PNG, WEBP or GIF (first frame) bytes; transparency is laid over white.
+    """Decode JPEG, PNG, WEBP or GIF (first frame) bytes to an upright RGB image, transparency over white.
 
-    `draft_side` lets a JPEG be decoded at 1/2, 1/4 or 1/8 as long as its shorter side stays at least that long.
-    Raises ImageError: `bomb` if the header states more than `max_pixels`, `image_unreadable` if the bytes are of
-    another format, broken or truncated. Above 178,956,970 pixels Pillow calls it a bomb itself.
+    Args:
+        data: the file.
+        max_pixels: largest width * height by the header. Pillow itself refuses more than 178,956,970.
+        draft_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 while its shorter side stays at least this long; pixels.
+
+    Raises:
+        ImageError: `bomb` if the header states more than `max_pixels`; `image_unreadable` if the bytes have another
+            format, are broken or truncated.
     """
     with _opened(data, max_pixels) as image:
         if draft_side is not None:
@@ -74,7 +81,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, draft_side: int | No
 
 
 def examine(data: bytes, max_pixels: int = MAX_PIXELS) -> Facts:
-    """Decodes the whole image. Raises ImageError as `decode_image` does."""
+    """Decode the whole image and return its properties. Raises ImageError as `decode_image` does."""
     with _opened(data, max_pixels) as image:
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # JPEG with a second picture at its end
         image.load()
@@ -83,19 +90,19 @@ def examine(data: bytes, max_pixels: int = MAX_PIXELS) -> Facts:
 
 
 def header_area(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
-    """Pixels, by the header alone. Raises ImageError as `decode_image` does for another format or too many of them."""
+    """Return width * height by the header, without decoding. Raises ImageError: another format, or too many pixels."""
     with _opened(data, max_pixels) as image:
         return int(image.width * image.height)
 
 
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """The image with its header read; whatever goes wrong in the block becomes an ImageError."""
+    """Open an image and read its header; turn any error in the block into an ImageError."""
     try:
         with decoding(), Image.open(BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
-                told = f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}"
-                raise ImageError("bomb", told)
+                found = f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}"
+                raise ImageError("bomb", found)
             yield image
     except ImageError:
         raise
@@ -104,8 +111,8 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise ImageError("image_unreadable", "image cannot be decoded (no JPEG, PNG, WEBP or GIF)") from error
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types on hostile bytes
-        told = _ADDRESS.sub("", f"{type(error).__name__}: {error}")
-        raise ImageError("image_unreadable", f"image cannot be decoded ({told})") from error
+        message = _ADDRESS.sub("", f"{type(error).__name__}: {error}")
+        raise ImageError("image_unreadable", f"image cannot be decoded ({message})") from error
 
 
 def _draft(image: Image.Image, side: int) -> None:
@@ -117,14 +124,14 @@ def _draft(image: Image.Image, side: int) -> None:
 def _upright(source: Image.Image, rgb: Image.Image) -> Image.Image:
     try:
         orientation = source.getexif().get(0x0112, 1)
-    except Exception:  # an EXIF block that cannot be parsed says nothing about the pixels
+    except Exception:  # an EXIF block that cannot be parsed does not affect the pixels
         return rgb
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def pixels_sha256(image: Image.Image) -> str:
-    """64 hex digits over size and RGB pixels: equal for the same picture in two lossless files."""
+    """Sha256 over size and RGB pixels, 64 hex digits: equal for the same image in two lossless files."""
     digest = hashlib.sha256(b"%d %d " % image.size)
     rows = max(_STRIP // (3 * image.width), 1)
     for top in range(0, image.height, rows):
@@ -134,7 +141,7 @@ def pixels_sha256(image: Image.Image) -> str:
 
 
 def phash(image: Image.Image) -> int:
-    """64-bit perceptual hash (DCT of the 32 x 32 grey picture against its median), first bit highest."""
+    """64-bit perceptual hash (DCT of the 32 x 32 grey image against its median), first bit highest."""
     small = image.reduce(max(min(image.size) // (3 * _HASHED), 1))
     grey = small.convert("L").resize((_HASHED, _HASHED), Image.Resampling.LANCZOS)
     bits = np.asarray(imagehash.phash(grey).hash, dtype=bool).ravel()

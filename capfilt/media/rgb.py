@@ -1,4 +1,4 @@
-"""Colours as the models see them. Apart, so that whoever only looks at files need not load torch (190 MB)."""
+"""Convert images to RGB. In a file of its own so that code that only checks files does not load torch (190 MB)."""
 
 import numpy as np
 from PIL import Image
@@ -9,9 +9,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent is laid over white, as transformers does since 5.x, and 16-bit grey keeps its high byte.
+    """Convert to RGB: transparency over white, as transformers does since 5.x; of 16-bit grey, the high byte.
 
-    (Pillow's own conversion would show the hidden colours, often black, and clip 16-bit grey to white.)
+    (Pillow's own conversion shows the hidden colours, often black, and clips 16-bit grey to white.)
     """
     if image.mode.startswith("I"):
         high = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Captions as text: the clean-up that each passes before it reaches a tokenizer, and the texts of a Parquet row.
+"""Clean up captions before they reach a tokenizer, and pick the texts of a Parquet row.
 
-One clean-up for all, because a filter trained on cleaned texts and asked about raw ones scores another distribution.
+There is one clean-up for training and scoring, because a filter trained on cleaned texts would score raw ones wrongly.
 """
 
 import re
@@ -20,12 +20,12 @@ _SOMETHING_LEFT = r'[^.!"()*#:;~\s\pZ\pC\pM\x{FFFD}]'
 
 
 def pre_caption(text: str, max_words: int | None = 30) -> str:
-    """BLIP's `pre_caption` (data/utils.py): what its texts look like in training and evaluation.
+    """Clean a text as BLIP's `pre_caption` (data/utils.py) does for training and evaluation.
 
     Lower case; each of `.!"()*#:;~` becomes a space; runs of white space become one space; ends are stripped; the
-    first `max_words` space-separated words are kept (30 in pre-training; None keeps all). "" where nothing is left that
-    BERT's tokenizer sees (it drops control, format and combining characters and U+FFFD).
-    The official code leaves a lone tab or newline alone; here it becomes a space, the same to BERT's tokenizer.
+    first `max_words` space-separated words are kept (30 in pre-training; None keeps all). Returns "" if nothing is left
+    that BERT's tokenizer sees (it drops control, format and combining characters and U+FFFD).
+    The official code keeps a lone tab or newline; here it becomes a space, which is the same for BERT's tokenizer.
     """
     text = _WHITESPACE.sub(" ", _PUNCTUATION.sub(" ", text.lower())).strip()
     text = text if max_words is None else " ".join(text.split(" ")[:max_words])
@@ -37,10 +37,13 @@ def _seen(character: str) -> bool:
 
 
 def draw_text(columns: list[list[str]], weights: list[float] | None, rng: Random) -> str:
-    """One of a row's non-empty texts; "" if there is none.
+    """Draw one of a row's non-empty texts; "" if there is none.
 
-    `columns[c]` are the row's texts in column c. All texts are as likely; with `weights` (one > 0 a column) first a
-    column that has a text is drawn by weight, then one of its texts.
+    Args:
+        columns: columns[c] are the row's texts in column c.
+        weights: one > 0 per column: first a column with a text is drawn by weight, then one of its texts. None: all
+            texts are equally likely.
+        rng: random numbers.
     """
     full = [c for c, column in enumerate(columns) if any(column)]
     if not full:
@@ -51,17 +54,20 @@ def draw_text(columns: list[list[str]], weights: list[float] | None, rng: Random
 
 
 def cell_texts(value: str | list[str | None] | None, several: bool) -> list[str]:
-    """The texts of one cell, null and empty ones as "", numbered as `text_slots` numbers them."""
+    """Return the texts of one cell, null and empty ones as "", in the order of `text_slots`."""
     if several:
         return [text or "" for text in value or []]
     return [value] if isinstance(value, str) else [""]
 
 
 def text_slots(table: pa.Table, columns: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Row and slot of every text of which `pre_caption` leaves something, by row, then slot.
+    """Return row and slot of every text that `pre_caption` leaves non-empty, sorted by row, then slot.
 
-    The slot numbers a row's texts over its columns, empty ones counted: a string column has one, null or not, a list
-    column as many as the list is long.
+    Slots number a row's texts across its columns, including empty ones: a string column has one slot, null or not; a
+    list column has one per element.
+
+    Returns:
+        Two (T,) int32 arrays.
     """
     base, rows, slots = np.zeros(table.num_rows, dtype=np.int32), [], []
     for name in columns:

@@ -1,6 +1,6 @@
-"""What every output format is made from: kept pictures, one at a time, each with its kept texts; memory stays flat.
+"""The input of every output format: kept images, one at a time, each with its kept texts; memory does not grow.
 
-A sink is a function that is given the pictures and a folder, writes its format there and returns what it counted.
+A sink is a function that takes the images and a folder, writes its format there and returns counts.
 """
 
 from collections import defaultdict
@@ -34,18 +34,18 @@ class Picture:
     """JPEG | PNG | WEBP | GIF."""
     sha256: str
     data: bytes
-    """The file, untouched."""
+    """The file, unchanged."""
     texts: tuple[CandidateRow, ...]
-    """Rows of the ledger, columns as in CANDIDATES; the picture's own text first, then by sample."""
+    """Rows of the ledger, columns as in CANDIDATES; the image's own text first, then by sample."""
 
     @property
     def file_name(self) -> str:
-        """uid and the extension of its format."""
+        """uid with the extension of the format."""
         return f"{self.uid}.{EXTENSIONS[self.format]}"
 
 
 def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[CandidateRow]]:
-    """Position of the pairs row -> its kept texts, rows of the ledger; only rows that have some, in order."""
+    """Position of a row -> its kept texts (rows of CANDIDATES), in order. Rows without kept texts are left out."""
     ledger = table(layout.shard(CANDIDATES, shard))
     _, rows = own_rows(ledger["origin"])
     kept = ledger["kept"].to_numpy()
@@ -56,7 +56,7 @@ def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[CandidateRow]]:
 
 
 def pictures(layout: RunLayout) -> Iterator[Picture]:
-    """Every kept picture of a run, in row order. Raises DataError for a damaged shard."""
+    """Yield every kept image of a run, in row order. Raises DataError for a damaged shard."""
     for shard in range(len(layout.shards)):
         texts = kept_texts(layout, shard)
         rows = (row for batch in batches(layout.shard(PAIRS, shard), _COLUMNS, _BATCH) for row in batch)

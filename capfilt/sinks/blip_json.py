@@ -1,7 +1,7 @@
-"""`blip_json/`: lists as BLIP's released ones: web texts that passed, synthetic ones, and human ones, apart.
+"""`blip_json/`: separate lists of web, synthetic and human texts, like the lists that BLIP released.
 
 NAME_filtered.json, NAME_synthetic_filtered.json, NAME_human.json; entries {"image": "images/UID.jpg", "caption"} or
-{"url", "caption"}. Written as they come: a list of millions is never held.
+{"url", "caption"}. Entries are written one by one, so that a list of millions is never in memory.
 """
 
 import json
@@ -21,10 +21,10 @@ LISTS = {"web": "_filtered", "synthetic": "_synthetic_filtered", "human": "_huma
 def write_blip_json(
     pictures: Iterable[Picture], folder: Path, name: str, link: Literal["image", "url"] = "image"
 ) -> Counts:
-    """Write the three lists, and with `link` image the images beside them.
+    """Write the three lists, and with `link="image"` also the images.
 
     Returns:
-        Entries of each list; `without_url`: texts that are left out because no url of their image is known.
+        Number of entries of each list; `without_url`: texts left out because their image has no url.
     """
     folder = folder / "blip_json"
     (folder / "images" if link == "image" else folder).mkdir(parents=True)
@@ -53,7 +53,7 @@ def _place(picture: Picture, folder: Path, link: Literal["image", "url"]) -> str
 
 
 class _List:
-    """A JSON list that is written entry by entry, one a line."""
+    """A JSON list that is written entry by entry, one per line."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", newline="\n")

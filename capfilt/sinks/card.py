@@ -1,6 +1,6 @@
-"""The data set's card, README.md: YAML that `datasets` and the Hub read, then what the data are and how they were made.
+"""The data set's card, README.md: YAML for `datasets` and the Hub, then what the data contain and how they were made.
 
-Nothing of the machine is in it, no path and no date: equal runs have equal cards.
+It has no path, date or other trace of the machine: equal runs have equal cards.
 """
 
 import re
@@ -24,7 +24,7 @@ from capfilt.store.schema import CAPTIONS, SCORES, Column
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B")
 _FILES = {"parquet": "data/*.parquet", "webdataset": "webdataset/*.tar", "pairs": "pairs/*.parquet"}
-"""Format -> what `datasets` loads, the first one that was written."""
+"""Format -> files that `datasets` loads; the first written format is used."""
 _ABOUT = {
     "parquet": "`data/`: one row a pair, images inside",
     "webdataset": "`webdataset/`: tars of image, text and the text's history",
@@ -34,7 +34,13 @@ _ABOUT = {
 
 
 def card(layout: RunLayout, accounting: Accounting, emitted: dict[str, Counts]) -> str:
-    """README.md's text. `emitted`: format -> what its sink counted."""
+    """Return the text of README.md.
+
+    Args:
+        layout: of the run.
+        accounting: its counts.
+        emitted: format -> counts of its sink.
+    """
     front = yaml.safe_dump(front_matter(layout, accounting.texts_kept, emitted), sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{front}---\n\n# {layout.pipeline.name}\n\n{_intro(accounting)}",
@@ -55,7 +61,7 @@ _LICENCE = (
 
 
 def front_matter(layout: RunLayout, pairs: int, emitted: dict[str, Counts]) -> dict[str, Any]:
-    """The card's YAML: how `datasets` loads the folder, and what the Hub shows."""
+    """The card's YAML: how `datasets` loads the folder, and metadata for the Hub."""
     front: dict[str, Any] = {
         "pretty_name": layout.pipeline.name,
         "license": "other",
@@ -88,12 +94,12 @@ def _intro(accounting: Accounting) -> str:
 
 
 def _file_line(name: str, counts: Counts) -> str:
-    told = ", ".join(f"{what.replace('_', ' ')} {n:,}" for what, n in counts.items())
-    return f"- {_ABOUT[name]} ({told})"
+    numbers = ", ".join(f"{what.replace('_', ' ')} {n:,}" for what, n in counts.items())
+    return f"- {_ABOUT[name]} ({numbers})"
 
 
 def _use(written: Collection[str]) -> str:
-    """How the first format that `datasets` loads is opened, with it and with DuckDB."""
+    """How to open the first format that `datasets` can load, with `datasets` and with DuckDB."""
     loaded = next((name for name in _FILES if name in written), None)
     if loaded is None:
         return "The lists are plain JSON; paths of images are relative to them."
@@ -127,7 +133,7 @@ def _made(layout: RunLayout) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name on one line that is no markup."""
+    """A name on one line, with markup escaped."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(name.split()))
 
 

@@ -1,4 +1,4 @@
-"""`pairs/pairs.parquet`: the kept texts by uid, for whoever has the images."""
+"""`pairs/pairs.parquet`: the kept texts by uid, for users who have the images."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ COLUMNS = tuple(column for column in CANDIDATES if column.name in ("uid", "text"
 
 
 def write_pairs(layout: RunLayout, folder: Path) -> Counts:
-    """One row a kept text, in the ledger's order, read from the ledger alone."""
+    """Write one row per kept text, in the order of the candidates; images are not read."""
     (folder / "pairs").mkdir()
     schema = pa.schema([(column.name, column.type) for column in COLUMNS])
     rows = 0

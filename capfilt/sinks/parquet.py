@@ -1,8 +1,8 @@
-"""`data/train-00000-of-000NN.parquet`: one row a kept pair, as `datasets` and the Hugging Face Hub lay it out.
+"""`data/train-00000-of-000NN.parquet`: one row per kept pair, in the layout of `datasets` and the Hugging Face Hub.
 
-An image with several texts is stored once: `image.bytes` is dictionary-encoded with room for a row group's images.
-With Parquet's own limit of 1 MiB, 1,000 images of 4 kB with three texts each take 2.3 times their bytes (zstd finds
-copies again on disk, but only within its window), with this one 1.006 times.
+An image with several texts is stored once: `image.bytes` is dictionary-encoded with a dictionary large enough for a row
+group's images. With Parquet's default limit of 1 MiB, 1,000 images of 4 kB with three texts each take 2.3 times their
+bytes (zstd removes copies on disk, but only within its window), with this limit 1.006 times.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from capfilt.sinks.base import CandidateRow, Counts, Picture
 from capfilt.store.schema import CANDIDATES, PAIRS, Column, arrow
 
 GROUP_BYTES = 48 * 2**20
-"""A row group is closed before its images, counted once a text, pass this."""
+"""A row group is closed before its images, counted once per text, exceed this."""
 _DICTIONARY_BYTES = 2**30
 
 _STORED = {column.name: column for column in (*PAIRS, *CANDIDATES)}
@@ -38,10 +38,10 @@ def write_parquet(pictures: Iterable[Picture], folder: Path, pairs: int, rows_pe
     """Write all pairs into files of `rows_per_file` rows.
 
     Args:
-        pictures: in the order of the rows.
-        folder: of the data set; the files go to its `data`.
-        pairs: texts of all pictures, for the number of files is part of their names.
-        rows_per_file: the last file may have fewer; without any pair there is one file without rows.
+        pictures: the kept images, in row order.
+        folder: of the data set; files are written to its `data`.
+        pairs: number of texts of all images; the number of files, which is in their names, depends on it.
+        rows_per_file: the last file may have fewer; without any pair one file without rows is written.
     """
     (folder / "data").mkdir()
     files = max(1, -(-pairs // rows_per_file))
@@ -75,7 +75,7 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _groups(rows: Iterable[CandidateRow]) -> Iterator[list[CandidateRow]]:
-    """Rows in pieces of GROUP_BYTES; the texts of an image stay together."""
+    """Row groups of up to GROUP_BYTES; the texts of an image stay together."""
     group: list[CandidateRow] = []
     size = 0
     for row in rows:

@@ -1,9 +1,9 @@
-"""`webdataset/00000.tar`: a sample a kept pair, its members key.jpg (the file as it was), key.txt, key.json.
+"""`webdataset/00000.tar`: one sample per kept pair, with members key.jpg (the original file), key.txt and key.json.
 
-Two rules come from how `datasets` (5.2) opens tars. It takes the features from the first five samples: a suffix that
-comes later reads as None, and a JSON key that is null there and a string later stops it. So every sample has the same
-suffixes (the format's own if all images are of one, else `jpg`: readers tell formats by content, and the JSON has the
-true one), and keys without a value are left out of the JSON.
+`datasets` (5.2) takes the features of a tar from its first five samples: a suffix that appears later reads as None, and
+a JSON key that is null first and a string later is an error. So every sample has the same suffixes (the format's own if
+all images have the same format, else `jpg`: readers recognise formats by content, and the JSON has the true one), and
+keys without a value are left out of the JSON.
 """
 
 import json
@@ -24,11 +24,11 @@ def write_webdataset(
     """Write all pairs into tars of `rows_per_file` samples, in the order of the rows.
 
     Args:
-        pictures: in the order of the rows.
-        folder: of the data set; the tars go to its `webdataset`.
-        formats: all that the pictures have.
-        pairs: texts of all pictures.
-        rows_per_file: the last tar may have fewer; without any pair there is one without samples.
+        pictures: the kept images, in row order.
+        folder: of the data set; tars are written to its `webdataset`.
+        formats: image formats of all images.
+        pairs: number of texts of all images.
+        rows_per_file: the last tar may have fewer; without any pair one tar without samples is written.
     """
     (folder / "webdataset").mkdir()
     suffix = EXTENSIONS[next(iter(formats))] if len(formats) == 1 else "jpg"
@@ -45,11 +45,11 @@ def write_webdataset(
 
 
 def _samples(picture: Picture, suffix: str) -> Iterator[list[tuple[str, bytes]]]:
-    """Name and content of each member; the key is the uid, for a further text with its number: uid_1."""
+    """Yield name and content of each member. The key is the uid; for further texts uid_1, uid_2, ..."""
     for number, text in enumerate(picture.texts):
         key = f"{picture.uid}_{number}" if number else picture.uid
-        told = json.dumps(_history(picture, text), sort_keys=True, ensure_ascii=False)
-        contents = ((suffix, picture.data), ("txt", text["text"].encode()), ("json", told.encode()))
+        history = json.dumps(_history(picture, text), sort_keys=True, ensure_ascii=False)
+        contents = ((suffix, picture.data), ("txt", text["text"].encode()), ("json", history.encode()))
         yield [(f"{key}.{ending}", content) for ending, content in contents]
 
 
@@ -60,7 +60,7 @@ def _history(picture: Picture, text: CandidateRow) -> CandidateRow:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A regular file, mode 0644, of nobody and of no time."""
+    """Add a regular file, mode 0644, without owner and time."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, BytesIO(content))

@@ -1,9 +1,9 @@
 """BLIP's caption lists: a list of {"image": path, "caption": text or texts}; COCO's captions; the Karpathy split.
 
-Images are files below `image_root`; a path that leaves it is refused (`image_outside`): a stranger's list must not
-carry private pictures into a data set. Entries with a url alone are `image_missing`.
-A row's key is the image's path, with `#n` for the n-th further text of the same image, wherever in the list it stands.
-To number those without the list in memory, a pass over it keeps 12 bytes a row.
+Images are files below `image_root`. A path that leaves it is refused (`image_outside`), so that an untrusted list
+cannot bring private images into a data set. Entries with only a url are `image_missing`.
+A row's key is the image's path, with `#n` for the n-th further text of the same image, wherever in the list it is. To
+number these without holding the list in memory, a pass over the list keeps 12 bytes per row.
 """
 
 import errno
@@ -27,18 +27,18 @@ from capfilt.sources.values import key_text, repair_text, texts
 from capfilt.store.layout import ShardSpec
 
 EVERY = 1000
-"""Rows between two places from which the list can be entered."""
+"""Rows between two positions at which reading can start."""
 
 
 @dataclass(frozen=True)
 class _Index:
     rows: int
     nth: NDArray[np.uint32]
-    """(rows,): how many rows before it are of the same image."""
+    """(rows,) number of earlier rows with the same image."""
     places: list[tuple[int, int]]
-    """(row, place in the list) of an entry, ascending."""
+    """(row, position in the list) of some entries, ascending."""
     error: str | None
-    """Why the list ends here, if it is damaged."""
+    """Why the list ends here if it is damaged, else None."""
 
 
 class BlipJsonReader:
@@ -80,19 +80,19 @@ class BlipJsonReader:
             return JsonList(self._file.path)
 
     def _walk(self, start: int) -> Iterator[tuple[int, dict[str, object], str | None, object]]:
-        """(row, entry, its image's path, text) from an entry at or before the row `start` on. Stops at damage."""
+        """Yield (row, entry, path of its image, text) from an entry at or before the row `start`. Stops at damage."""
         row, place = max((known for known in self._index.places if known[0] <= start), default=(0, 0))
         try:
             for _, entry in self._list.entries(place):
-                record, image, captions = self._parts(entry)
+                record, image, captions = self._split_entry(entry)
                 for caption in captions:
                     yield row, record, image, caption
                     row += 1
         except SourceDamagedError:
             return
 
-    def _parts(self, entry: object) -> tuple[dict[str, object], str | None, list[object]]:
-        """An entry's record, image path and texts (at least one, perhaps None)."""
+    def _split_entry(self, entry: object) -> tuple[dict[str, object], str | None, list[object]]:
+        """Return an entry's record, image path and texts (at least one, which may be None)."""
         record = entry if isinstance(entry, dict) else {}
         columns = find_roles(tuple(record), self._stated)
         image = record.get(columns.image) if columns.image else None
@@ -106,7 +106,7 @@ class BlipJsonReader:
         places: list[tuple[int, int]] = []
         try:
             for place, entry in self._list.entries():
-                _, image, captions = self._parts(entry)
+                _, image, captions = self._split_entry(entry)
                 if not places or rows >= places[-1][0] + EVERY:
                     places.append((rows, place))
                 name = (image or f"\0{rows}").encode("utf-8", "surrogatepass")
@@ -143,11 +143,11 @@ class BlipJsonReader:
 
 
 def _read(path: Path, limit: int) -> bytes | None:
-    """The file's bytes, b"" if the list names no file, None above the limit. Raises DataError: disk, rights."""
+    """Return the file's bytes, b"" if there is no such file, None above the limit. Raises DataError: disk, rights."""
     try:
         with reading(path):
             return read_capped(path, limit) if path.is_file() else b""
-    except ValueError:  # a name that no file can have
+    except ValueError:  # not a possible file name
         return b""
     except DataError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOENT, errno.ENAMETOOLONG):
@@ -156,7 +156,7 @@ def _read(path: Path, limit: int) -> bytes | None:
 
 
 def _ranks(values: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """(n,): how many equal values stand before each."""
+    """(n,) number of equal values before each value."""
     order = np.argsort(values, kind="stable")
     ordered, places = values[order], np.arange(len(values))
     first = np.maximum.accumulate(np.where(np.r_[True, ordered[1:] != ordered[:-1]][: len(values)], places, 0))

@@ -1,8 +1,8 @@
-"""Which column is what: stated names first, then the names that the ecosystem uses, upper or lower case.
+"""Assign roles to columns: names stated by the user first, then the names in common use, in upper or lower case.
 
-Where several names fit, the first of the list counts (`text` before `caption`), and among spellings of one name the
-lower-case one. Hashes are compared with the image only where they are of its bytes: img2dataset states those of the
-download, before it re-encodes, so beside its `status` column they are told in `meta` and not compared.
+If several names fit, the first one of the list is used (`text` before `caption`), and of several spellings the
+lower-case one. Hashes are compared with the image only if they are hashes of its bytes: img2dataset states those of the
+download, before it re-encodes, so if there is a `status` column they are kept in `meta` and not compared.
 """
 
 import difflib
@@ -24,13 +24,13 @@ META = (
     "width", "height", "original_width", "original_height", "key", "licence", "license", "credit", "split",
 )  # fmt: skip
 Stated = tuple[tuple[str, str], ...]
-"""`Source.columns` as items; "" for a column that is not to be looked for."""
+"""`Source.columns` as items; "" means that there is no such column."""
 _HEX = {"sha256": re.compile(r"[0-9a-fA-F]{64}"), "md5": re.compile(r"[0-9a-fA-F]{32}")}
 
 
 @dataclass(frozen=True)
 class ColumnRoles:
-    """Names of the columns of one file, as they are spelt there; None where there is none."""
+    """Column names of one file by role, spelt as in the file; None if there is no such column."""
 
     image: str | None
     text: str | None
@@ -43,14 +43,19 @@ class ColumnRoles:
 
     @property
     def names(self) -> list[str]:
-        """Each once."""
+        """All column names with a role, each once."""
         found = (self.image, self.text, self.url, self.key, self.status, self.error, *(name for _, name in self.meta))
         return list(dict.fromkeys(name for name in found if name is not None))
 
 
 @lru_cache(maxsize=256)
 def find_roles(names: tuple[str, ...], stated: Stated = ()) -> ColumnRoles:
-    """The columns among `names`; `stated` are `Source.columns` items, and one that is not there is None."""
+    """Find the role of each column.
+
+    Args:
+        names: of all columns of a file.
+        stated: items of `Source.columns`; a stated column that is missing gives None.
+    """
     given = dict(stated)
 
     def pick(role: str, aliases: tuple[str, ...]) -> str | None:
@@ -65,12 +70,12 @@ def find_roles(names: tuple[str, ...], stated: Stated = ()) -> ColumnRoles:
 
 
 def _spelt(names: tuple[str, ...], alias: str) -> str | None:
-    """The name that is this alias but for case; the lower-case one before others."""
+    """The name that equals this alias up to case; the lower-case spelling first."""
     return alias if alias in names else next((name for name in names if name.lower() == alias), None)
 
 
 def check_columns(names: list[str], stated: Stated, where: str) -> None:
-    """Raises DataError for a stated column that is not there, or any that is there twice."""
+    """Raises DataError if a stated column is missing, or a column with a role exists twice."""
     for role, name in stated:
         if name and name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -78,17 +83,17 @@ def check_columns(names: list[str], stated: Stated, where: str) -> None:
             raise DataError(f"{where}: no column {name!r} (columns.{role}); it has {', '.join(names)}{hint}")
     for name in find_roles(tuple(names), stated).names:
         if names.count(name) > 1:
-            raise DataError(f"{where}: column {name!r} is there {names.count(name)} times; give them different names")
+            raise DataError(f"{where}: column {name!r} exists {names.count(name)} times; give them different names")
 
 
 def key_of(record: Mapping[str, object], columns: ColumnRoles, default: str) -> str:
-    """The row's own key as text, or the default where it has none."""
+    """Return the row's own key as text, or the default if it has none."""
     value = None if columns.key is None else record.get(columns.key)
     return default if value is None or value in ("", b"") else key_text(value)
 
 
 def row_without_image(key: str, record: Mapping[str, object], columns: ColumnRoles) -> RawRow:
-    """A row with url, meta, stated hashes, and the failure that img2dataset noted; without image and text."""
+    """Create a row with url, meta, stated hashes and the failure that img2dataset recorded; without image and text."""
     status = optional_text(record.get(columns.status)) if columns.status else None
     meta = {alias: plain(record.get(name)) for alias, name in columns.meta if record.get(name) is not None}
     sha256, md5 = (None, None) if status else (take_hash(meta, "sha256"), take_hash(meta, "md5"))
@@ -96,12 +101,12 @@ def row_without_image(key: str, record: Mapping[str, object], columns: ColumnRol
     row = RawRow(key, url=url, meta=meta, sha256=sha256, md5=md5)
     if status is None or not status.startswith("failed"):
         return row
-    told = optional_text(record.get(columns.error)) if columns.error else None
-    return replace(row, reason="download_failed", error=told or status)
+    message = optional_text(record.get(columns.error)) if columns.error else None
+    return replace(row, reason="download_failed", error=message or status)
 
 
 def take_hash(meta: dict[str, Json], kind: str) -> str | None:
-    """Moves a well-formed sha256 or md5 out of `meta`, in lower case; None: there is none."""
+    """Remove a well-formed sha256 or md5 from `meta` and return it in lower case; None if there is none."""
     value = meta.get(kind)
     if not isinstance(value, str) or not _HEX[kind].fullmatch(value):
         return None
@@ -110,7 +115,7 @@ def take_hash(meta: dict[str, Json], kind: str) -> str | None:
 
 
 def one_row_per_text(row: RawRow, text: object) -> Iterator[RawRow]:
-    """One row a text: the first under the row's key, the n-th further one under `key#n`."""
+    """Yield one row per text: the first with the row's key, the n-th further one with `key#n`."""
     for n, (one, repaired) in enumerate(texts(text)):
         meta = row.meta | {"text_mended": True} if repaired else row.meta
         yield replace(row, key=f"{row.key}#{n}" if n else row.key, text=one, meta=meta)

@@ -1,7 +1,7 @@
-"""A folder that `datasets.save_to_disk` wrote: Arrow stream files, read memory-mapped by pyarrow alone.
+"""A folder written by `datasets.save_to_disk`: Arrow stream files, memory-mapped and read by pyarrow.
 
-Nothing of `datasets` is imported and no script runs. Buffers are validated before they are used: an offset of a damaged
-or hostile file must not point outside. A DatasetDict is read if it has one split, or one that is called `train`.
+`datasets` is not imported and no script runs. Buffers are validated before use, because an offset in a damaged or
+hostile file may point outside. A DatasetDict is read if it has a single split, or one named `train`.
 """
 
 import json
@@ -29,15 +29,13 @@ class DatasetsReader(TableReader):
         folder = self._folder()
         state = _json(folder / "state.json")
         if state.get("_indices_data_files") or state.get("_indices_files"):
-            raise DataError(
-                f"{folder}: saved with a selection apart from its data; flatten_indices() and save it again"
-            )
+            raise DataError(f"{folder}: saved with indices into other data; call flatten_indices() and save it again")
         listed = state.get("_data_files")
         if not isinstance(listed, list) or not all(isinstance(entry, dict) and "filename" in entry for entry in listed):
             raise DataError(f"{folder / 'state.json'}: lists no data files; save the dataset again")
         names = [str(entry["filename"]) for entry in listed]
         if any(Path(name).name != name for name in names):
-            raise DataError(f"{folder / 'state.json'}: names files outside of its folder")
+            raise DataError(f"{folder / 'state.json'}: names files outside its folder")
         return [Container(name, name, folder / name) for name in names]
 
     def _folder(self) -> Path:
@@ -50,7 +48,7 @@ class DatasetsReader(TableReader):
                 raise ConfigError(f"{where}: {folder} has the splits {', '.join(known)}; give the folder of one")
             folder = folder / split
         if not (folder / "state.json").is_file():
-            raise ConfigError(f"{where}: {folder} is no folder of datasets.save_to_disk (it has no state.json)")
+            raise ConfigError(f"{where}: {folder} is not a folder of datasets.save_to_disk (it has no state.json)")
         return folder
 
     @contextmanager
@@ -68,7 +66,7 @@ class DatasetsReader(TableReader):
 
 
 def _groups(stream: pa.RecordBatchReader, columns: ColumnRoles) -> Iterator[RecordGroup]:
-    """One a batch; they are views of the mapped file and take no memory until they are read."""
+    """Yield one group per batch: a view of the mapped file that takes no memory until it is read."""
     while True:
         try:
             batch = stream.read_next_batch().select(columns.names)

@@ -1,4 +1,4 @@
-"""The files of a source: found by path, folder or glob, named relative to it, and known again by their edges."""
+"""The files of a source: found by path, folder or glob, named relative to it, identified by size and edges."""
 
 import glob
 import hashlib
@@ -16,22 +16,22 @@ from capfilt.sources.values import key_text
 EDGE = 64 * 2**10
 """Bytes hashed at each end of a container: a Parquet footer, a tar's last members."""
 TEXT_BYTES = 2**20
-"""Largest .txt or .json that is read."""
+"""Largest .txt or .json file that is read."""
 _MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
 class Container:
-    """A file with rows in it."""
+    """A file that contains rows."""
 
     spec_path: str
-    """`ShardSpec.path`: relative to the source's path, "" where the path is the file."""
+    """`ShardSpec.path`: relative to the source's path; "" if that path is the file."""
     name: str
-    """What keys and messages call it."""
+    """Name in keys and messages."""
     path: Path
 
     def identity(self) -> list[str | int]:
-        """Name, size in bytes, sha256 over the first and last 64 KiB. Raises DataError if it is gone."""
+        """Name, size in bytes, sha256 over the first and last 64 KiB. Raises DataError if the file is missing."""
         with reading(self.path), self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.sha256(file.read(EDGE))
@@ -42,20 +42,23 @@ class Container:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns an OSError of the system (gone, no permission, a disk that fails) into a DataError that says what to do."""
+    """Turn an OSError of the system (missing, no permission, failing disk) into a DataError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno is None:
             raise
-        raise DataError(f"{path}: cannot be read ({error.strerror}); put it back and run again") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it and run again") from error
 
 
 def containers(source: Source, suffixes: tuple[str, ...]) -> list[Container]:
-    """The files with one of these suffixes that the path names: a file, a folder (not recursive) or a glob; by name.
+    """Return the files with one of these suffixes, sorted by name.
 
-    Names that begin with `.` or `_` are left out of folders and globs.
-    Raises ConfigError if there is none.
+    The source's path is a file, a folder (not recursive) or a glob. In folders and globs, names that begin with `.` or
+    `_` are left out.
+
+    Raises:
+        ConfigError: there is no file.
     """
     given = Path(source.path)
     if given.is_file():
@@ -71,27 +74,29 @@ def containers(source: Source, suffixes: tuple[str, ...]) -> list[Container]:
     return [Container(name, key_text(name), base / name) for name in names]
 
 
-def container(files: list[Container], unit: str) -> Container:
-    """The one that a unit is of. Raises DataError if it is no longer there."""
+def container(files: list[Container], spec_path: str) -> Container:
+    """Return the file of a shard. Raises DataError if it no longer exists."""
     for file in files:
-        if file.spec_path == unit:
+        if file.spec_path == spec_path:
             return file
-    raise DataError(f"{unit}: the file was there when the run was planned and is gone; put it back or plan again")
+    raise DataError(
+        f"{spec_path}: the file existed when the run was planned and is missing now; restore it or plan again"
+    )
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The folders before the first one with a wildcard."""
+    """The folders before the first component with a wildcard."""
     fixed = [part for i, part in enumerate(pattern.parts) if not any(map(_MAGIC.search, pattern.parts[: i + 1]))]
     return Path(*fixed) if len(fixed) < len(pattern.parts) else pattern.parent
 
 
 def read_capped(path: Path, limit: int) -> bytes | None:
-    """The file's bytes, or None if there are more than `limit`. Raises OSError."""
+    """Return the file's bytes, or None if there are more than `limit`. Raises OSError."""
     with path.open("rb") as file:
         data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     return data if len(data) <= limit else None
 
 
 def too_large(size: str, limit: int) -> str:
-    """The error of a row whose image is not read."""
+    """The error of a row whose image file is above the limit."""
     return f"image file of {size} is above the cap of {limit} bytes (ingest.max_bytes)"

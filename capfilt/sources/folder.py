@@ -1,8 +1,8 @@
 """A folder of image files and their texts: `a/b.txt` beside `a/b.jpg`, or metadata.jsonl or metadata.csv at the top.
 
-Folders within are searched, hidden ones and links to folders are not. A metadata file names each image in `file_name`,
-as `datasets`' imagefolder has it; a .txt counts before it. Lines that cannot be parsed say nothing about any image.
-The names are held in memory (some 100 bytes an image); of the metadata only what a shard needs, read anew for each.
+Subfolders are searched, but not hidden ones and links to folders. A metadata file names each image in `file_name`, as
+for the imagefolder of `datasets`; a .txt has precedence. Lines that cannot be parsed are ignored. Names are held in
+memory (some 100 bytes per image); metadata are read again for each shard, and only its records are kept.
 """
 
 import csv
@@ -83,7 +83,7 @@ class FolderReader:
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        """(images,): rows up to and with each image; one an image but for lists of texts in the metadata."""
+        """(images,) rows up to and including each image: one per image, except for lists of texts in the metadata."""
         several = {
             name: len(found) for name, record in self._metadata() if len(found := texts(self._text_of(record))) > 1
         }

@@ -1,7 +1,7 @@
 """The entries of a caption list in JSON, one at a time: BLIP's lists have up to 10 million.
 
-A list is parsed as it streams, in 1 MiB of memory, and can be entered again at the byte where an entry begins. COCO's
-annotations and the Karpathy split are objects of at most 300 MB: loaded whole and turned into the same entries.
+A list is parsed as a stream, in 1 MiB of memory, and reading can start at the first byte of any entry. COCO's
+annotations and the Karpathy split are objects of at most 300 MB: they are loaded whole and converted to such entries.
 """
 
 import codecs
@@ -16,12 +16,12 @@ from capfilt.sources.base import SourceDamagedError
 
 CHUNK = 2**20
 ENTRY_BYTES = 4 * 2**20
-"""Longest entry; what does not end by then is no JSON."""
+"""Longest entry; a longer one is treated as damage."""
 _GAP = re.compile(r"[\s,]*")
 
 
 class JsonList:
-    """Entries by place: a byte offset in a list, a number in what is loaded whole."""
+    """Entries by place: the byte offset in a list, the number in a file that is loaded whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,7 +31,7 @@ class JsonList:
         self._loaded = None if head[self._start : self._start + 1] == b"[" else _load(path)
 
     def entries(self, place: int = 0) -> Iterator[tuple[int, object]]:
-        """(place, entry) of each entry from the one at `place` on. Raises SourceDamagedError where it is no JSON."""
+        """Yield (place, entry), starting with the entry at `place`. Raises SourceDamagedError where it is not JSON."""
         if self._loaded is None:
             yield from _stream(self._path, max(place, self._start + 1))
         else:

@@ -1,6 +1,6 @@
-"""Rows of Arrow data, whatever file it comes from: a group of records at a time, a few records in memory.
+"""Rows of Arrow data from any file: one group of records at a time, a few records in memory.
 
-Strings are read as bytes: a Parquet file may hold text that is not UTF-8, and it is repaired a value at a time.
+Strings are read as bytes, because a Parquet file may contain text that is not UTF-8; it is repaired value by value.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ class RecordGroup:
 
     records: int
     rows: int
-    """Of pairs: a record with a list of texts has one a text."""
+    """Rows of pairs: a record with a list of texts has one per text."""
     batches: Callable[[], Iterator[pa.RecordBatch]]
     """Raises SourceDamagedError."""
 
@@ -42,7 +42,7 @@ class OpenTable:
 
 
 def unreadable(error: object) -> RecordGroup:
-    """What cannot be read, as a group: one row tells of it."""
+    """A group for what cannot be read: it becomes one row."""
 
     def fail() -> Iterator[pa.RecordBatch]:
         raise SourceDamagedError(str(error))
@@ -51,7 +51,7 @@ def unreadable(error: object) -> RecordGroup:
 
 
 class TableReader:
-    """Base of the readers of Parquet and Arrow files. See `Reader`."""
+    """Base class of the readers of Parquet and Arrow files. See `Reader`."""
 
     suffixes: tuple[str, ...]
 
@@ -63,7 +63,7 @@ class TableReader:
         return containers(self.source, self.suffixes)
 
     def open(self, file: Container) -> AbstractContextManager[OpenTable]:
-        """The file's columns and groups. Raises DataError: gone, refused, or its columns cannot be used."""
+        """Open a file. Raises DataError: missing, refused, or its columns cannot be used."""
         raise NotImplementedError
 
     def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
@@ -92,7 +92,7 @@ class TableReader:
     def _group(
         self, file: Container, columns: ColumnRoles, group: RecordGroup, record: int, start: int, stop: int
     ) -> Iterator[RawRow]:
-        """Rows [start, stop) of a group (counted in it), the first record of which is the file's `record`-th."""
+        """Yield rows [start, stop) of a group, counted in the group. Its first record is the file's `record`-th."""
         position = 0
         try:
             for batch in group.batches():
@@ -105,13 +105,13 @@ class TableReader:
                 if position >= stop:
                     return
         except SourceDamagedError as error:
-            told = str(error).replace(str(file.path), file.name)
-            yield damaged(f"{file.name}#{record}-", f"{file.name}: from record {record} on: {told}")
+            message = str(error).replace(str(file.path), file.name)
+            yield damaged(f"{file.name}#{record}-", f"{file.name}: from record {record} on: {message}")
 
     def record_rows(
         self, file: Container, columns: ColumnRoles, values: dict[str, object], record: int
     ) -> Iterator[RawRow]:
-        """The rows of one record of a file."""
+        """Yield the rows of one record of a file."""
         row = row_without_image(key_of(values, columns, f"{file.name}#{record}"), values, columns)
         if columns.image is not None:
             row = with_image(row, values[columns.image], self._max_bytes)
@@ -119,7 +119,7 @@ class TableReader:
 
 
 def with_image(row: RawRow, cell: object, max_bytes: int) -> RawRow:
-    """The row with the image of a cell: bytes, or a struct with `bytes` and perhaps `path` (never followed)."""
+    """Add the image of a cell: bytes, or a struct with `bytes` and perhaps `path` (never opened)."""
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     row = replace(row, path=optional_text(path))
     if isinstance(data, bytes) and len(data) > max_bytes and row.reason is None:
@@ -128,7 +128,7 @@ def with_image(row: RawRow, cell: object, max_bytes: int) -> RawRow:
 
 
 def find_columns(source: Source, file: Container, schema: pa.Schema, needs_image: bool = True) -> ColumnRoles:
-    """The file's columns. Raises DataError: none for images, stated ones missing, types that do not fit."""
+    """Find the file's columns. Raises DataError: no image column, a stated column is missing, a type does not fit."""
     stated = tuple(source.columns.items())
     check_columns(schema.names, stated, str(file.path))
     columns = find_roles(tuple(schema.names), stated)
@@ -159,7 +159,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def batch_rows(batch: pa.RecordBatch, names: list[str]) -> Iterator[dict[str, object]]:
-    """Records as dictionaries, strings as bytes. Raises SourceDamagedError if the buffers do not fit together."""
+    """Yield records as dictionaries, strings as bytes. Raises SourceDamagedError if the buffers are inconsistent."""
     try:
         columns = [as_bytes(batch.column(name)).to_pylist() for name in names]
     except (pa.ArrowException, ValueError) as error:
@@ -169,7 +169,7 @@ def batch_rows(batch: pa.RecordBatch, names: list[str]) -> Iterator[dict[str, ob
 
 
 def as_bytes(array: pa.Array) -> pa.Array:
-    """The same buffers with strings as binary and dictionaries decoded, validated. Raises ArrowInvalid."""
+    """Return the validated buffers with strings as binary and dictionaries decoded. Raises ArrowInvalid."""
     if pa.types.is_dictionary(array.type):
         coded = pa.DictionaryArray.from_arrays(array.indices, as_bytes(array.dictionary))
         return coded.dictionary_decode()

@@ -1,8 +1,8 @@
-"""A stranger's tar, read forwards and never extracted: no file is made, no link followed, no name is a path.
+"""Read an untrusted tar forwards without extracting it: no file is created, no link followed, no name used as a path.
 
-Only headers are trusted to be hostile, not the library: Python's tarfile reads a long-name or pax header of any stated
-size into memory (8 GB of zeros fit in 8 MB of gzip). Here such headers are capped, a member is read only when it is
-asked for, and the rest is skipped: by seeking where the file is not compressed.
+Python's tarfile reads a long-name or pax header of any stated size into memory (8 GB of zeros fit in 8 MB of gzip).
+Here such headers are limited, a member is read only on request, and the rest is skipped: by seeking if the file is not
+compressed.
 """
 
 import bz2
@@ -28,7 +28,7 @@ _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 class NoEndError(SourceDamagedError):
-    """The file ends between two members: everything before is whole."""
+    """The file ends between two members: everything before is complete."""
 
 
 @dataclass
@@ -39,22 +39,22 @@ class Member:
     """As stored, with `/`, without a leading `./`; bad bytes are surrogate escapes."""
     size: int
     fault: str | None
-    """Why it must not be used: a link, a device, a name that leaves the folder."""
+    """Why it must not be used (a link, a device, a name that leaves the folder), or None."""
     _file: BinaryIO
     _left: int
 
     def read(self) -> bytes:
-        """All of it; once. Raises SourceDamagedError if the file ends before."""
+        """Return all bytes; call once. Raises SourceDamagedError if the file ends too early."""
         self._left -= self.size
         return take(self._file, self.size)
 
     def finish(self) -> None:
-        """Go to the next header. Raises SourceDamagedError if the file ends before."""
+        """Go to the next header. Raises SourceDamagedError if the file ends too early."""
         _skip(self._file, self._left)
 
 
 def open_tar(path: Path) -> BinaryIO:
-    """The tar's bytes, decompressed if they are gzip, bzip2 or xz. Raises OSError."""
+    """Open a tar, decompressing gzip, bzip2 and xz. Raises OSError."""
     with path.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x1f\x8b"):
@@ -65,9 +65,11 @@ def open_tar(path: Path) -> BinaryIO:
 
 
 def members(file: BinaryIO) -> Iterator[Member]:
-    """Everything in the tar but folders, in order; at most one may be read at a time, before the next is asked for.
+    """Yield every member except folders, in order. Read a member before asking for the next one.
 
-    Raises SourceDamagedError where the file is cut or is no tar; NoEndError if only its end mark is missing.
+    Raises:
+        SourceDamagedError: the file is cut or not a tar.
+        NoEndError: only its end mark is missing.
     """
     override: dict[str, str] = {}
     while True:
@@ -103,7 +105,7 @@ def _header(file: BinaryIO) -> tarfile.TarInfo | None:
 
 
 def _extended(file: BinaryIO, info: tarfile.TarInfo, size: int) -> dict[str, str]:
-    """What a header before a member says about it: its path and size."""
+    """Path and size of the next member, from a header before it."""
     if size > HEADER_BYTES:
         raise SourceDamagedError(f"a header of {size} bytes is above the cap of {HEADER_BYTES}")
     data = take(file, size)
@@ -113,7 +115,7 @@ def _extended(file: BinaryIO, info: tarfile.TarInfo, size: int) -> dict[str, str
 
 
 def _pax(data: bytes) -> dict[str, str]:
-    """`<length> <key>=<value>\\n` records; path and size only."""
+    """Parse records `<length> <key>=<value>\\n`; keep path and size."""
     found, at = {}, 0
     while at < len(data):
         digits = data[at : at + 8].split(b" ")[0]
@@ -143,7 +145,7 @@ def _fault(name: str, kind: bytes) -> str | None:
 
 
 def take(file: BinaryIO, size: int, may_end: bool = False) -> bytes:
-    """Exactly `size` bytes; none at a clean end if that may be. Raises SourceDamagedError if there are fewer."""
+    """Read exactly `size` bytes, or none at the end if `may_end`. Raises SourceDamagedError if there are fewer."""
     try:
         data = file.read(size)
     except _DAMAGE as error:
@@ -154,7 +156,7 @@ def take(file: BinaryIO, size: int, may_end: bool = False) -> bytes:
 
 
 def _skip(file: BinaryIO, size: int) -> None:
-    """The last byte is read: seeking beyond the end goes unnoticed."""
+    """Skip bytes. Reads the last one, because seeking beyond the end raises no error."""
     if size <= 0:
         return
     try:

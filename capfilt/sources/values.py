@@ -1,4 +1,4 @@
-"""A stranger's values made fit to store: valid UTF-8, valid JSON, nothing lost in silence."""
+"""Make untrusted values safe to store: valid UTF-8, valid JSON, nothing dropped silently."""
 
 import json
 import math
@@ -7,7 +7,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def repair_text(value: str | bytes) -> tuple[str, bool]:
-    """Valid Unicode, and whether anything had to become U+FFFD."""
+    """Return valid Unicode, and True if something was replaced by U+FFFD."""
     if isinstance(value, bytes):
         text = value.decode("utf-8", "replace")
         return text, "\ufffd" in text and text.encode() != value
@@ -19,14 +19,14 @@ def repair_text(value: str | bytes) -> tuple[str, bool]:
 
 
 def key_text(value: object) -> str:
-    """A key as text. Bad bytes are escaped, so that keys that differ stay different."""
+    """Return a key as text. Bad bytes are escaped, so that different keys stay different."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def plain(value: object) -> Json:
-    """Any cell as JSON: bytes as repaired text, NaN and infinities as null, dates and the like as text."""
+    """Convert a cell to JSON: bytes to repaired text, NaN and infinities to null, dates and other types to text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -41,7 +41,7 @@ def plain(value: object) -> Json:
 
 
 def texts(value: object) -> list[tuple[str | None, bool]]:
-    """The texts of a cell, each with whether it was repaired; a list gives one an element. Never empty."""
+    """Return (text, True if repaired) for each text of a cell: one per element of a list. Never empty."""
     values = value if isinstance(value, list) and value else [None if isinstance(value, list) else value]
     return [(None, False) if one is None else _text(one) for one in values]
 
@@ -51,12 +51,12 @@ def _text(value: object) -> tuple[str, bool]:
 
 
 def optional_text(value: object) -> str | None:
-    """A cell as repaired text; null and empty ones are None."""
+    """Return a cell as repaired text; None if it is null or empty."""
     return (_text(value)[0] or None) if value is not None else None
 
 
 def json_object(data: bytes) -> dict[str, object] | None:
-    """The object in a JSON file, or None where it is none (broken, nested too deep, a list)."""
+    """Return the object in a JSON file, or None if there is none (broken, nested too deep, a list)."""
     try:
         found = json.loads(data.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):

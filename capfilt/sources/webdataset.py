@@ -1,8 +1,8 @@
-"""WebDataset tars: members of one key (the name up to its first dot) that lie together are a sample.
+"""WebDataset tars: consecutive members with the same key (the name up to its first dot) are a sample.
 
-Of a sample the image, the text and the `.json` are read; everything else, pickles included, is skipped unread. What is
-wrong with a tar shows as rows: a link, device or name that leaves the folder, a field that is there twice, a part of a
-sample that lies apart from the rest (`tar_member`), a cut file (`source_damaged`).
+The image, the text and the `.json` of a sample are read; everything else, including pickles, is skipped unread. Faults
+of a tar become rows: a link, a device, a name that leaves the folder, a field that occurs twice, members of a sample
+that are not consecutive (`tar_member`), a cut file (`source_damaged`).
 A row's key is the json's `uid` if it has one, else `<tar's name>/<members' key>`.
 """
 
@@ -34,20 +34,20 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 @dataclass
 class Sample:
-    """Members of one key; fields that are not wanted have no content."""
+    """Members with the same key; fields that are not needed have no content."""
 
     stem: str
-    """The key as it is in the names."""
+    """The key as in the members' names."""
     key: str
-    """The same, made unique in its tar."""
+    """The key, made unique in its tar."""
     fields: dict[str, bytes | None] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     """Field -> the member's file name."""
     reason: str | None = None
     error: str | None = None
 
-    def blame(self, reason: str, error: str) -> None:
-        """The first fault counts."""
+    def set_fault(self, reason: str, error: str) -> None:
+        """Set the reason and error; later faults are ignored."""
         if self.reason is None:
             self.reason, self.error = reason, error
 
@@ -84,9 +84,16 @@ def tar_stem(name: str) -> str:
 
 
 def samples(file: Container, stated: Stated, max_bytes: int, images: bool) -> Iterator[Sample]:
-    """All samples of a tar and its faults, in order; without `images` only .json is read, which is what numbers rows.
+    """Yield all samples of a tar and its faults, in order.
 
-    Raises DataError if the file is gone.
+    Args:
+        file: the tar.
+        stated: items of `Source.columns`.
+        max_bytes: largest image file.
+        images: False reads only .json, which is enough to count rows.
+
+    Raises:
+        DataError: the file is missing.
     """
     with reading(file.path):
         opened = open_tar(file.path)
@@ -111,14 +118,14 @@ def samples(file: Container, stated: Stated, max_bytes: int, images: bool) -> It
             yield Sample("", _unique(seen, "(rest)"), reason="source_damaged", error=f"{file.name}: {error}")
         except SourceDamagedError as error:
             what = "all" if current is None else f"the sample {key_text(current.stem)!r} and all after it"
-            told = f"{file.name}: {what} cannot be read: {error}"
-            yield Sample("", _unique(seen, "(rest)"), reason="source_damaged", error=told)
+            message = f"{file.name}: {what} cannot be read: {error}"
+            yield Sample("", _unique(seen, "(rest)"), reason="source_damaged", error=message)
         else:
             yield from [current] if current is not None else []
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and field: `a/b.left.jpg` -> `a/b`, `left.jpg`. Hidden files have a key without a last part."""
+    """Split into key and field: `a/b.left.jpg` -> `a/b`, `left.jpg`. A hidden file's key ends in `/` or is empty."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
@@ -131,19 +138,19 @@ def _unique(seen: Counter[str], key: str) -> str:
 
 
 def _fault(member: Member, seen: Counter[str]) -> Sample:
-    told = f"the member {key_text(member.name)!r} is {member.fault}"
-    return Sample("", _unique(seen, member.name), reason="tar_member", error=told)
+    message = f"the member {key_text(member.name)!r} is {member.fault}"
+    return Sample("", _unique(seen, member.name), reason="tar_member", error=message)
 
 
 def _begin(stem: str, seen: Counter[str]) -> Sample:
     sample = Sample(stem, _unique(seen, stem))
     if sample.key != key_text(stem):
-        sample.blame("tar_member", f"a part of {key_text(stem)!r} that lies apart from the rest of it")
+        sample.set_fault("tar_member", f"a part of {key_text(stem)!r} that lies apart from the rest of it")
     return sample
 
 
 def _limit(name: str, stated: Stated, max_bytes: int, images: bool) -> int | None:
-    """Most bytes of a field that is read; None for one that is not."""
+    """The most bytes to read of a field; None if it is not read."""
     if name == "json":
         return TEXT_BYTES
     if not images:
@@ -156,7 +163,7 @@ def _limit(name: str, stated: Stated, max_bytes: int, images: bool) -> int | Non
 
 def _add(sample: Sample, name: str, member: Member, limit: int | None) -> None:
     if name in sample.fields:
-        sample.blame("tar_member", f"has two members of the suffix {name!r}")
+        sample.set_fault("tar_member", f"has two members of the suffix {name!r}")
         return
     sample.fields[name], sample.names[name] = None, key_text(PurePosixPath(member.name).name)
     if limit is None:
@@ -164,17 +171,19 @@ def _add(sample: Sample, name: str, member: Member, limit: int | None) -> None:
     if member.size <= limit:
         sample.fields[name] = member.read()
     elif limit == TEXT_BYTES:
-        sample.blame("tar_member", f"its {name!r} has {member.size} bytes; at most {limit} are read")
+        sample.set_fault("tar_member", f"its {name!r} has {member.size} bytes; at most {limit} are read")
     else:
-        sample.blame("too_many_bytes", too_large(f"{member.size} bytes", limit))
+        sample.set_fault("too_many_bytes", too_large(f"{member.size} bytes", limit))
 
 
 def sample_rows(sample: Sample, stated: Stated, key: str, key_names: tuple[str, ...]) -> Iterator[RawRow]:
-    """The rows of a sample: one, or one a text if its json has a list of them.
+    """Yield the rows of a sample: one, or one per text if its json has a list of texts.
 
     Args:
-        key: where the json has none.
-        key_names: columns of the json that may be the key, lower case.
+        sample: with image, text and json read.
+        stated: items of `Source.columns`.
+        key: used if the json has no key.
+        key_names: lower-case names of the json's columns that may be the key.
     """
     data = sample.fields.get("json")
     record = json_object(data) if data is not None else {}
@@ -193,7 +202,7 @@ def sample_rows(sample: Sample, stated: Stated, key: str, key_names: tuple[str, 
 
 
 def _text(sample: Sample, columns: ColumnRoles, record: dict[str, object], inside: ColumnRoles) -> object:
-    """The text's own member before the json's."""
+    """The text's own member if there is one, else the json's text."""
     if columns.text is not None:
         return sample.fields[columns.text]
     return record.get(inside.text) if inside.text else None

@@ -95,7 +95,7 @@ class DedupStage:
         labels = self._contaminates(found, order, embedded)
         rows.write(self._layout, DEDUP, found, order, groups.marks(), labels)
 
-    def _web_itm(self, found: rows.Rows) -> Floats:
+    def _web_itm(self, found: rows.RunRows) -> Floats:
         """(N,) NaN where the row's own text was not judged."""
         if not self._layout.has(SCORES):
             return np.full(len(found.uid), np.nan, dtype=np.float32)
@@ -116,7 +116,7 @@ class DedupStage:
         return _Embedded(np.sort(ranks), _in_order(ranks, parts)) if len(ranks) else None
 
     def _links(
-        self, found: rows.Rows, order: Ints, rank: Ints, embedded: _Embedded | None
+        self, found: rows.RunRows, order: Ints, rank: Ints, embedded: _Embedded | None
     ) -> Iterator[tuple[str, Links]]:
         if self._layout.has(NEAR):
             yield from self._near(found, order, rank)
@@ -124,7 +124,7 @@ class DedupStage:
             for links in cosine.links(embedded.vectors, self._dedup.semantic.min_similarity):
                 yield "semantic", links.at(embedded.at)
 
-    def _near(self, found: rows.Rows, order: Ints, rank: Ints) -> Iterator[tuple[str, Links]]:
+    def _near(self, found: rows.RunRows, order: Ints, rank: Ints) -> Iterator[tuple[str, Links]]:
         """Every row that near marked, linked to the one that it kept, by the kind and similarity that near stored."""
         uids = found.uid[order]
         by_uid = np.argsort(uids)
@@ -140,7 +140,7 @@ class DedupStage:
                 yield kind, Links(np.minimum(here, keeper), np.maximum(here, keeper), similarity[row])
             start += part.num_rows
 
-    def _contaminates(self, found: rows.Rows, order: Ints, embedded: _Embedded | None) -> list[str | None]:
+    def _contaminates(self, found: rows.RunRows, order: Ints, embedded: _Embedded | None) -> list[str | None]:
         nearest = evalset.Contamination(len(order))
         for part in self._dedup.decontaminate:
             nearest.add(*self._repeats(part, found.phash[order], embedded))

@@ -138,7 +138,7 @@ def test_columns_that_do_not_do(kind: str, tmp_path: Path) -> None:
 def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([b"1"]), pa.array([b"2"])], ["image", "image"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="'image' is there 2 times"):
+    with pytest.raises(DataError, match="'image' exists 2 times"):
         open_source(Source(type="parquet", path=str(tmp_path))).shard_specs(10)
 
 
@@ -226,7 +226,7 @@ def test_splits_selections_and_foreign_folders_of_datasets(tmp_path: Path) -> No
         open_source(Source(type="datasets", path=str(folder)))
     (folder / "dataset_dict.json").unlink()
     for state, told in [
-        ('{"_data_files": [{"filename": "../data.arrow"}]}', "outside of its folder"),
+        ('{"_data_files": [{"filename": "../data.arrow"}]}', "outside its folder"),
         ('{"_data_files": [], "_indices_data_files": [1]}', "flatten_indices"),
         ("{}", "lists no data files"),
         ("[", "no JSON"),

@@ -191,7 +191,7 @@ def test_columns_that_differ_in_case_alone_are_all_kept(tmp_path: Path) -> None:
     (row,) = read(tmp_path / "a.jsonl", tmp_path / "out")
     assert row["meta"] == {"width": 2, "Width": 1, "WIDTH": 3}
     (tmp_path / "b.csv").write_text("url,text,text\nhttp://a,1,2\n")
-    with pytest.raises(DataError, match=r"b.csv: column 'text' is there 2 times"):
+    with pytest.raises(DataError, match=r"b.csv: column 'text' exists 2 times"):
         read(tmp_path / "b.csv", tmp_path / "out")
 
 
