@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from capfilt.cli.parsing import command, positive
-from capfilt.cli.summary import ended, looped
+from capfilt.cli.summary import print_loop_summary, print_run_summary
 
 _RUN = """
 Run a pipeline: raw pairs in, a filtered and captioned dataset out. The same command goes on with a run that stopped.
@@ -57,17 +57,17 @@ def _run(args: argparse.Namespace) -> int:
         from capfilt.rounds.loop import run_rounds
 
         rounds = run_rounds(pipeline, args.out, local=args.local, console=console)
-        looped(rounds)
+        print_loop_summary(rounds)
         return 4 if any(one.result.poisoned for one in rounds) else 0
     result = run(pipeline, out=args.out, local=args.local, console=console)
-    ended(result)
+    print_run_summary(result)
     return 4 if result.poisoned else 0
 
 
 def _select(args: argparse.Namespace) -> None:
     from capfilt.api import select
 
-    ended(select(args.run_folder, args.set, console=Console(stderr=True)))
+    print_run_summary(select(args.run_folder, args.set, console=Console(stderr=True)))
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -77,7 +77,7 @@ def _retry(args: argparse.Namespace) -> int:
     if result is None:
         print(f"{args.run_folder}: nothing to ask again; every image came, or was refused for a reason that stays")
         return 0
-    ended(result)
+    print_run_summary(result)
     return 4 if result.poisoned else 0
 
 

@@ -1,4 +1,4 @@
-"""What `capfilt run`, `select` and `retry` end with: where every row went, paths, and what to do next."""
+"""The last lines of `capfilt run`, `select` and `retry`: where every row went, paths, and what to do next."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 
-def ended(result: Any) -> None:
-    """Funnel, paths, what to do next."""
+def print_run_summary(result: Any) -> None:
+    """Print the funnel, the verdicts on labelled texts, the policy, paths, and what to do next."""
     from capfilt.selection.funnel import funnel
 
     console, run = Console(), result.layout.run
@@ -15,7 +15,7 @@ def ended(result: Any) -> None:
     if result.truth:
         console.print(result.truth["sentence"])
     _print_policy(result.layout)
-    shown = _near(run)
+    shown = _shortened(run)
     print(f"dataset  {shown / 'dataset'}\nreport   {shown / 'report.html'}\ntook     {result.seconds:.1f} s")
     print(f"next     capfilt inspect {shown}\n         capfilt select {shown} --set select.itm_threshold=0.7")
     print(f"         python -c \"from datasets import load_dataset; print(load_dataset('{shown / 'dataset'}'))\"")
@@ -32,13 +32,13 @@ def _print_policy(layout: Any) -> None:
         print(found.sentence)
 
 
-def _near(path: Path) -> Path:
-    """As the user would write it."""
+def _shortened(path: Path) -> Path:
+    """Shorten a path to one relative to the current folder, if it is inside."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def looped(rounds: list[Any]) -> None:
-    """The last round's funnel, the rounds beside each other, paths, what to do next."""
+def print_loop_summary(rounds: list[Any]) -> None:
+    """Print the last round's funnel, a comparison of the rounds, paths, and what to do next."""
     from capfilt.rounds.summary import table
     from capfilt.selection.funnel import funnel
 
@@ -46,9 +46,9 @@ def looped(rounds: list[Any]) -> None:
     console.print(funnel(last.result.accounting))
     console.print(table(rounds))
     _print_policy(last.result.layout)
-    run = _near(last.result.layout.run.parent)
+    run = _shortened(last.result.layout.run.parent)
     models = run / last.result.layout.run.name / "models"
-    print(f"dataset  {_near(last.result.dataset)}\nmodels   {models}\nreport   {run / 'report.html'}")
-    print(f"next     capfilt inspect {_near(last.result.layout.run)}")
+    print(f"dataset  {_shortened(last.result.dataset)}\nmodels   {models}\nreport   {run / 'report.html'}")
+    print(f"next     capfilt inspect {_shortened(last.result.layout.run)}")
     use = f"--set caption.model={models / 'captioner'} --set score.model={models / 'filter'}"
     print(f"         capfilt run my.yaml {use}")

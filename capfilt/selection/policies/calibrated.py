@@ -13,7 +13,5 @@ class Calibrated(ItmThreshold):
     calibrated: ClassVar[bool] = True
 
     def describe(self, select: SelectSettings) -> str:
-        return (
-            "A text is kept if its ITM reaches the least threshold at which the kept human pairs match with a "
-            f"precision of {select.target_precision}."
-        )
+        precision = select.target_precision
+        return f"A text is kept if its ITM reaches the threshold that gives a precision of {precision} on human pairs."

@@ -26,4 +26,7 @@ class TopK(Policy):
         return first_true((missing, "no_score"), (places >= select.top_k, "not_top_k"))
 
     def describe(self, select: SelectSettings) -> str:
-        return f"The best {select.top_k} texts per image by {select.rank_by.upper()} are kept."
+        by = select.rank_by.upper()
+        if select.top_k == 1:
+            return f"The best text per image by {by} is kept."
+        return f"The best {select.top_k} texts per image by {by} are kept."

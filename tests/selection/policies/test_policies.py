@@ -64,6 +64,7 @@ def test_the_pipeline_file_asks_for_scores_and_human_rows_where_the_policy_does(
         ({"policy": "both"}, "A text is kept if its ITM is at least 0.5 and its ITC at least 0.25."),
         ({"policy": "either"}, "A text is kept if its ITM is at least 0.5 or its ITC at least 0.25."),
         ({"policy": "top_k", "top_k": 2, "rank_by": "itc"}, "The best 2 texts per image by ITC are kept."),
+        ({"policy": "top_k"}, "The best text per image by ITM is kept."),
         ({"policy": "keep_all"}, "Every text is kept that is no duplicate and was not refused before."),
     ],
 )
