@@ -127,7 +127,7 @@ def test_wrong_usage_exits_2(args: list[str], capsys: pytest.CaptureFixture[str]
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from capfilt.cli import parser; parser(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from capfilt.cli.app import parser; parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
