@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 import ray
 
 from capfilt import open_run, run, select
+from capfilt.config.emit import EmitPairs
 from capfilt.config.load import validate
-from capfilt.config.pipeline import EmitPairs, Pipeline
+from capfilt.config.pipeline import Pipeline
 from capfilt.engine.board import Done
 from capfilt.engine.local import run_local
 from capfilt.engine.plan import make_plan

@@ -1,4 +1,4 @@
-"""How a caption is drawn, as YAML files say it. Apart from the decoder so that reading a file need not load torch."""
+"""Decoding settings of a captioner. Separate from the decoder, so that reading a file does not load torch."""
 
 from typing import Any, Literal
 
@@ -11,32 +11,32 @@ _OF_METHOD = {"nucleus": ("top_p", "temperature"), "greedy": (), "beam": ("num_b
 
 
 class Decoding(ConfigModel):
-    """How a caption is drawn. The defaults are the paper's but for the penalty (official code: 1.1)."""
+    """How captions are generated. The defaults are the paper's, except for the penalty (official code: 1.1)."""
 
     method: Literal["nucleus", "greedy", "beam"] = "nucleus"
     top_p: float = Field(default=0.9, gt=0, le=1)
-    """nucleus: the mass that is kept; no hidden top-k."""
+    """nucleus: probability mass that is kept; there is no hidden top-k."""
     temperature: float = Field(default=1.0, gt=0)
     """nucleus: divides the logits."""
     num_beams: int = Field(default=3, ge=1)
     """beam: 1 is greedy."""
     max_length: int = Field(default=30, ge=2)
-    """Tokens in all: [DEC], the prompt's (5 with [DEC] in BERT's vocabulary), the generated ones and [SEP], as the
-    official code and transformers' `max_length` count. 20 in the paper's evaluation."""
+    """Largest number of tokens, counting [DEC], the prompt (5 tokens with [DEC] in BERT's vocabulary), the generated
+    tokens and [SEP], like the official code and transformers' `max_length`. 20 in the paper's evaluation."""
     min_length: int = Field(default=10, ge=0)
-    """[SEP] is forbidden while fewer tokens than this are there, counted likewise. 5 in the paper's evaluation."""
+    """[SEP] is not allowed before this number of tokens, counted in the same way. 5 in the paper's evaluation."""
     repetition_penalty: float = Field(default=1.0, gt=0)
-    """Every method; counts the prompt's tokens as seen."""
+    """All methods; the prompt's tokens count as seen."""
     length_penalty: float = 1.0
     """beam: a finished caption's score is its log-probability / (generated tokens ** this)."""
     seed: int = 0
-    """nucleus: first part of the noise's key."""
+    """nucleus: first part of the key of the random numbers."""
     prompt: str = "a picture of "
-    """Put before the caption and taken off the result."""
+    """Prefix of the caption, removed from the result."""
 
     @classmethod
     def measured(cls, max_length: int = 30, prompt: str = "a picture of ") -> "Decoding":
-        """How captions to be measured are made: beam 3, at least 5 tokens (section 5.2; 20 tokens at most on COCO)."""
+        """Return the settings for measured captions: beam 3, at least 5 tokens (section 5.2; on COCO at most 20)."""
         return cls(method="beam", num_beams=3, min_length=5, max_length=max_length, prompt=prompt)
 
     def in_effect(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reading a pipeline file: found, overridden, made absolute, validated.
+"""Read a pipeline file: find it, apply overrides, make paths absolute, validate.
 
 Relative paths in the file are relative to it; paths given by `--set a.b=c` are relative to where the command runs.
 """
@@ -46,7 +46,7 @@ def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeli
 
 
 def with_settings(pipeline: Pipeline, settings: list[str], where: str) -> Pipeline:
-    """The pipeline with `a.b=c` settings laid over it. Raises ConfigError."""
+    """Return the pipeline with `a.b=c` settings applied. Raises ConfigError."""
     raw = pipeline.model_dump(mode="json")
     for setting in settings:
         override(raw, setting)
@@ -55,7 +55,7 @@ def with_settings(pipeline: Pipeline, settings: list[str], where: str) -> Pipeli
 
 
 def _on_base(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The pipeline of the run that `base` names, with this file's keys in place of its own."""
+    """Return the pipeline of the run that `base` names, with this file's keys in place of its own."""
     file = Path(str(raw["base"])) / "run.json"
     if not file.is_file():
         raise ConfigError(f"{path}: base: no finished run there ({file} is missing)")
@@ -66,7 +66,7 @@ def _on_base(raw: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def validate(raw: dict[str, Any], where: str) -> Pipeline:
-    """A parsed document as a Pipeline. Raises ConfigError, one line a mistake."""
+    """Turn a parsed document into a Pipeline. Raises ConfigError, with one line per mistake."""
     try:
         return Pipeline.model_validate(raw)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""A pipeline file: the YAML that `capfilt run` takes. Every key's meaning stands beside it; most may be left out.
+"""A pipeline file: the YAML that `capfilt run` takes. Every key is described next to it; most are optional.
 
-A model is a shipped name (tiny/filter), a folder of weights, or a hub id with a pinned revision. What a source may have
-is in `capfilt.config.source`; how a file is read and overridden in `capfilt.config.load`.
+A model is a shipped name (tiny/filter), a folder of weights, or a hub id with a pinned revision. The keys of a source
+are in `capfilt.config.source`; `capfilt.config.load` reads and overrides a file.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,46 +9,49 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from capfilt.config.decoding import Decoding
+from capfilt.config.dedup import DedupSettings
+from capfilt.config.emit import EmitFormat, EmitParquet
 from capfilt.config.rounds import Evaluate, Finetune, Pretrain
 from capfilt.config.source import Source, source_name
 from capfilt.config.yaml_file import ConfigModel
 
 
 class IngestSettings(ConfigModel):
-    """Which rows are refused at the door. They stay in `pairs` with `status: rejected` and the reason."""
+    """Rules of ingest. Refused rows stay in `pairs` with `status: rejected` or `quarantined` and the reason."""
 
     rows_per_shard: int = Field(default=10_000, ge=1)
-    """Most rows of a pairs shard."""
+    """Most rows per pairs shard."""
     min_side: int = Field(default=16, ge=1)
-    """Pixels; a shorter side: `image_too_small`."""
+    """Shortest side in pixels; a shorter one is rejected as `image_too_small`."""
     max_aspect: float = Field(default=20.0, ge=1)
-    """Longer side / shorter side; beyond: `aspect`."""
+    """Largest longer side / shorter side; more is rejected as `aspect`."""
     max_pixels: int = Field(default=89_478_485, ge=1, le=178_956_970)
-    """Width * height from the header, before anything is decoded; more is quarantined as `bomb`."""
+    """Largest width * height, read from the header before decoding; more is quarantined as `bomb`."""
     max_bytes: int = Field(default=64 * 2**20, ge=1)
-    """An image file's size; more is quarantined as `too_many_bytes`."""
+    """Largest image file; a larger one is quarantined as `too_many_bytes`."""
     min_chars: int = Field(default=1, ge=0)
-    """Of the text, ends stripped; fewer: `text_empty` or `text_too_short`. 0 lets images without a text pass."""
+    """Fewest characters of the stripped text; fewer are rejected as `text_empty` or `text_too_short`. 0 accepts images
+    without a text."""
     max_chars: int = Field(default=10_000, ge=1)
-    """More: `text_too_long`."""
+    """Most characters; more are rejected as `text_too_long`."""
     block_hashes: str | None = None
-    """File with one sha256 or md5 of an image file a line: `blocked`; not asked for, and its bytes are not kept."""
+    """File with one sha256 or md5 of an image file per line. Such images are not downloaded or kept: `blocked`."""
 
 
 class ModelSettings(ConfigModel):
-    """Weights, and how they are run."""
+    """A model's weights and how to run them."""
 
     model: str
     revision: str | None = None
     """Commit of a hub id, 40 hex digits."""
     tokenizer: str | None = None
-    """For weights that come without (an official .pth file)."""
+    """Tokenizer for weights that have none (an official .pth file)."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Images in a forward pass. auto: what pays and fits (`stages.batching`). Part of the fingerprint, for off the CPU
-    sums differ in their last bits with it."""
+    """Images per forward pass. auto: chosen by a timing probe (GPU) or from free memory (CPU). In the fingerprint,
+    because on a GPU the last bits of a result depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """fp32: the reference. int8: CPU, twice as fast at BLIP-base's size. bf16: GPU, or a CPU that multiplies it."""
+    """fp32: the reference. int8: CPU, twice as fast at BLIP-base's size. bf16: GPU, or a CPU with bf16 instructions."""
 
 
 class CaptionSettings(ModelSettings):
@@ -56,7 +59,7 @@ class CaptionSettings(ModelSettings):
 
     decoding: Decoding = Decoding()
     samples: int = Field(default=1, ge=1)
-    """Captions an image; with `greedy` and `beam` more than 1 would be the same text."""
+    """Captions per image; more than 1 only with `nucleus`, because the other methods would repeat the text."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -66,47 +69,6 @@ class CaptionSettings(ModelSettings):
         if self.decoding.seed:
             raise ValueError("decoding.seed: give caption.seed instead")
         return self
-
-
-class Perceptual(ConfigModel):
-    """Near-duplicates by a 64-bit perceptual hash."""
-
-    max_distance: int = Field(default=4, ge=0, le=32)
-    """Hamming distance in bits."""
-
-
-class Semantic(ConfigModel):
-    """Near-duplicates by the matcher's image embedding."""
-
-    min_similarity: float = Field(default=0.97, gt=0, le=1)
-    """Cosine."""
-
-
-class EvalSet(ConfigModel):
-    """An evaluation set whose images must not be trained on."""
-
-    path: str
-    """Parquet with an image column."""
-    name: str = ""
-    """By default the file's name without suffix."""
-    max_distance: int | None = Field(default=4, ge=0, le=32)
-    """Perceptual hash, bits; null leaves it out."""
-    min_similarity: float | None = Field(default=0.97, gt=0, le=1)
-    """Embedding's cosine; null leaves it out."""
-
-
-class DedupSettings(ConfigModel):
-    """Duplicates are marked, never removed; `select` rejects the marked rows. Human rows are never marked."""
-
-    exact: bool = True
-    """Equal decoded pixels."""
-    perceptual: Perceptual | None = Perceptual()
-    semantic: Semantic | None = Semantic()
-    url_text: bool = True
-    """Equal url and equal text."""
-    decontaminate: list[EvalSet] = Field(default=[])
-    skip_models: bool = True
-    """Rows marked before the models run are neither captioned nor scored."""
 
 
 class Thresholds(ConfigModel):
@@ -156,70 +118,40 @@ class SelectSettings(ConfigModel):
         return new | {"per_origin": raw.get("per_origin") or raw["per_source"]}
 
 
-class EmitParquet(ConfigModel):
-    """`data/train-*.parquet` in the layout of `datasets`: one row a kept pair."""
-
-    format: Literal["parquet"]
-    rows_per_file: int = Field(default=10_000, ge=1)
-
-
-class EmitWebDataset(ConfigModel):
-    """`webdataset/*.tar`: key.jpg (as it was), key.txt, key.json."""
-
-    format: Literal["webdataset"]
-    rows_per_file: int = Field(default=10_000, ge=1)
-
-
-class EmitBlipJson(ConfigModel):
-    """`blip_json/`: the web and the synthetic list apart, as BLIP's released ones."""
-
-    format: Literal["blip_json"]
-    link: Literal["image", "url"] = "image"
-    """image: files are written beside the lists. url: {"url", "caption"}; rows without a url are left out, counted."""
-
-
-class EmitPairs(ConfigModel):
-    """`pairs/pairs.parquet`: uids and texts, no images."""
-
-    format: Literal["pairs"]
-
-
-EmitFormat = Annotated[EmitParquet | EmitWebDataset | EmitBlipJson | EmitPairs, Field(discriminator="format")]
-
-
 class Resources(ConfigModel):
-    """What one actor of a stage takes, and how many there may be."""
+    """Resources of one actor of a stage, and the number of actors."""
 
     num_cpus: float = Field(default=1, ge=0)
-    """An actor that captions or scores on a CPU uses all of them; two actors of one core are as fast and fail apart."""
+    """An actor that captions or scores on a CPU uses all of them. Two actors of one core are as fast, and one can fail
+    without the other."""
     num_gpus: float = Field(default=0, ge=0)
     min_actors: int = Field(default=1, ge=1)
     max_actors: int | None = Field(default=None, ge=1)
-    """By default as many as the cluster's CPUs or GPUs hold."""
+    """As many as the cluster's CPUs or GPUs allow by default."""
 
 
 class Truth(ConfigModel):
-    """A labelled sample: after the run, the funnel says how the filter did on it. No stage reads it."""
+    """A labelled sample: after the run, the funnel shows the filter's quality on it. No stage reads it."""
 
     path: str
-    """Parquet with the columns `key` (string) and `matches` (bool: the web text is this image's own)."""
+    """Parquet with the columns `key` (string) and `matches` (bool: the web text describes its image)."""
     source: str = ""
-    """Name of the source that the keys are of; the first web source by default."""
+    """Name of the source with these keys; the first web source by default."""
 
 
 class Pipeline(ConfigModel):
-    """The whole file."""
+    """A whole pipeline file."""
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][\w.-]*$")
-    """Names the run's folder (runs/NAME) and its dataset."""
+    """Name of the run's folder (runs/NAME) and of its data set."""
     base: str | None = None
-    """A run to go on with: its pipeline with this file's keys in place of its own, in its folder."""
+    """A run to continue in its folder: its pipeline, with this file's keys in place of its own."""
     sources: list[Source] = Field(min_length=1)
     ingest: IngestSettings = IngestSettings()
     caption: CaptionSettings | None = None
-    """Left out: no synthetic captions."""
+    """Without it there are no synthetic captions."""
     score: ModelSettings | None = None
-    """Left out: nothing is judged; `select.policy` must then be keep_all."""
+    """Without it nothing is scored; `select.policy` must then be keep_all."""
     dedup: DedupSettings = DedupSettings()
     select: SelectSettings = SelectSettings()
     emit: list[EmitFormat] = Field(default=[EmitParquet(format="parquet")])
@@ -227,9 +159,9 @@ class Pipeline(ConfigModel):
     """Per stage, by the stage's name."""
     truth: Truth | None = None
     rounds: int = Field(default=1, ge=1)
-    """Of CapFilt: each captions and judges the same pairs with the models that the one before it trained."""
+    """Rounds of CapFilt. Each captions and scores the same pairs with the models trained in the previous round."""
     round: int = Field(default=0, ge=0)
-    """Which of them this run is; a loop sets it."""
+    """Number of this run's round; set by the loop."""
     pretrain: Pretrain | None = None
     finetune_captioner: Finetune | None = None
     finetune_filter: Finetune | None = None
@@ -237,7 +169,7 @@ class Pipeline(ConfigModel):
 
     @property
     def trains(self) -> bool:
-        """Whether models are trained after `emit`, in rounds."""
+        """True if models are trained after `emit`, in rounds."""
         return self.pretrain is not None
 
     @property
@@ -252,7 +184,7 @@ class Pipeline(ConfigModel):
         if wanted and missing:
             raise ValueError(f"rounds train with pretrain, finetune_captioner and finetune_filter; add {missing[0]}")
         if wanted and (self.caption is None or self.score is None):
-            raise ValueError("rounds need `caption` and `score`: whose places the trained models take")
+            raise ValueError("rounds need `caption` and `score`, whose models the trained ones replace")
         if wanted and self.base is not None:
             raise ValueError("base: a loop of rounds begins with its own pairs; leave out `base`")
         if wanted and not self._has_human:
@@ -264,7 +196,7 @@ class Pipeline(ConfigModel):
         names = [source_name(source) for source in self.sources]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"sources: two are named {name!r}; give them different `name`s (uids are made of it)")
+                raise ValueError(f"sources: two are named {name!r}; give them different `name`s (uids depend on it)")
         formats = [part.format for part in self.emit]
         if len(set(formats)) < len(formats):
             raise ValueError(f"emit: {', '.join(formats)}: each format once")
@@ -285,5 +217,5 @@ class Pipeline(ConfigModel):
             raise ValueError("dedup.decontaminate: min_similarity needs `score`; add it, or set it to null")
 
     def source(self, name: str) -> Source:
-        """The source of that name."""
+        """Return the source of that name."""
         return next(source for source in self.sources if source_name(source) == name)

@@ -1,4 +1,4 @@
-"""A source in a pipeline file: where pairs come from, and for a list of URLs how they are asked for."""
+"""A source in a pipeline file: where pairs come from and, for a list of URLs, how images are downloaded."""
 
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,71 +12,71 @@ SourceType = Literal["parquet", "folder", "webdataset", "img2dataset", "datasets
 
 
 class Download(ConfigModel):
-    """How the images of a `urls` source are fetched. Limits are of one process (one `ingest` actor)."""
+    """How the images of a `urls` source are downloaded. Limits are per process (one `ingest` actor)."""
 
     threads: int = Field(default=64, ge=1, le=1024)
     per_host: int = Field(default=8, ge=1)
-    """Requests at once to one host."""
+    """Concurrent requests to one host."""
     timeout: float = Field(default=20.0, gt=0)
-    """Seconds in all for one try: connect to last byte, redirects included."""
+    """Seconds for one try, from connecting to the last byte, redirects included."""
     retries: int = Field(default=2, ge=0, le=10)
-    """Further tries after what may pass: 408, 425, 429, 5xx, time-outs, broken connections. Never after a refusal."""
+    """Further tries after temporary errors: 408, 425, 429, 5xx, time-out, broken connection. Never after a refusal."""
     backoff: float = Field(default=1.0, ge=0)
-    """Seconds before the second try; doubled before each further one. A Retry-After of the server counts instead."""
+    """Seconds before the second try; doubled before each further one. A Retry-After of the server replaces it."""
     max_wait: float = Field(default=30.0, ge=0)
-    """Longest Retry-After that is waited for, seconds; a longer one leaves the row to `capfilt retry`."""
+    """Longest Retry-After to wait for, in seconds; after a longer one the row is left to `capfilt retry`."""
     max_bytes: int = Field(default=20 * 2**20, ge=1)
-    """A larger body is not read to its end: `too_many_bytes`."""
+    """Largest body; a larger one is not read to its end, reason `too_many_bytes`."""
     max_redirects: int = Field(default=3, ge=0, le=20)
     allow_hosts: list[str] = Field(default=[])
-    """`host` or `host:port` that may be private or on another port than 80 and 443. Everything else must be public."""
+    """`host` or `host:port` that may be private or on a port other than 80 and 443. All other hosts must be public."""
     contact: str | None = Field(default=None, max_length=200, pattern=r"^[\x20-\x7e]+$")
-    """A page or mail address, told to every server in the User-Agent: whom to ask to stop."""
+    """A web page or mail address, sent to every server in the User-Agent: whom to ask to stop."""
     x_robots_tag: bool = True
-    """Respect noai, noimageai, noml, noindex of the response: `opt_out`."""
+    """Respect noai, noimageai, noml, noindex and none in X-Robots-Tag; reason `opt_out`."""
     robots_txt: bool = False
-    """Ask each host's robots.txt first: `robots_txt`."""
+    """Check each host's robots.txt first; reason `robots_txt`."""
     require_hash: bool = False
-    """Rows without sha256 or md5 in the list are not asked for: `hash_missing`."""
+    """Do not download rows without sha256 or md5 in the list; reason `hash_missing`."""
     block_hosts: str | None = None
-    """File with one host a line; it and its subdomains are not asked: `blocked_host`."""
+    """File with one host per line; the host and its subdomains are not contacted, reason `blocked_host`."""
     resize: Literal["keep", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep"
-    """keep: bytes as fetched. Else img2dataset's modes, re-encoded as JPEG of quality 95."""
+    """keep: the bytes as downloaded. The others are img2dataset's modes, re-encoded as JPEG of quality 95."""
     image_size: int = Field(default=384, ge=16)
-    """Pixels, for `resize`."""
+    """Size in pixels for `resize`."""
     max_error_rate: float = Field(default=0.9, gt=0, le=1)
-    """A larger share of rows that do not come stops the run, with advice. Looked at after 200 rows and each shard."""
+    """A larger share of failed rows stops the run, with advice. Checked after 200 rows and after each shard."""
 
 
 NON_FINGERPRINT = (
     "threads", "per_host", "timeout", "retries", "backoff", "max_wait", "contact", "block_hosts", "max_error_rate",
 )  # fmt: skip
-"""Settings that may change while a run goes on: for equal answers of the servers they change nothing (but block_hosts,
-which holds for what is asked from then on)."""
+"""Keys of `download` that may change between two calls of a run, because they do not change the bytes if the servers
+answer the same. (block_hosts applies to the requests made from then on.)"""
 
 _URLS_ONLY = ("filter", "rows", "seed", "download")
 """Keys that only a source of type `urls` may set."""
 
 
 class Source(ConfigModel):
-    """Where pairs come from. Rows are taken in a fixed order: files by name, rows as they lie in the file."""
+    """Where pairs come from. Rows have a fixed order: files by name, rows in file order."""
 
     type: SourceType
     path: str
-    """File, folder or glob, as the type has it; for `urls` also s3://, gs://, https://, hf://."""
+    """File, folder or glob, depending on the type; for `urls` also s3://, gs://, https://, hf://."""
     name: str = ""
-    """Part of every uid; by default the path's last part without its suffix. Different in every source."""
+    """Part of every uid, so unique among the sources; by default the path's last component without its suffix."""
     role: Role = "web"
-    """web: its texts are judged and its images captioned. human: kept as they are, neither captioned nor filtered."""
+    """web: texts are scored and filtered, images captioned. human: kept unchanged, neither captioned nor filtered."""
     columns: dict[Literal["image", "text", "url", "key"], str] = Field(default={})
-    """Column names where the usual ones (README, `Columns that are understood`) do not fit; text: "" says that there is
-    none."""
+    """Column names where the usual ones (README, `Columns that are understood`) do not fit. text: "" means that
+    there is no text column."""
     image_root: str | None = None
     """blip_json: folder that the list's image paths are relative to; the list's own folder by default."""
     filter: str | None = None
     """urls: a DuckDB expression over the list's own columns: `punsafe < 0.5 and LANGUAGE = 'en'`."""
     rows: int | None = Field(default=None, ge=1)
-    """urls: so many rows of those that pass the filter, drawn by `seed`; all by default."""
+    """urls: number of rows drawn by `seed` from those that pass the filter; all by default."""
     seed: int = 0
     download: Download = Download()
 
@@ -85,7 +85,7 @@ class Source(ConfigModel):
         fields = type(self).model_fields
         given = [key for key in _URLS_ONLY if getattr(self, key) != fields[key].default]
         if given and self.type != "urls":
-            raise ValueError(f"{', '.join(given)}: only of sources of type urls, not {self.type}")
+            raise ValueError(f"{', '.join(given)}: only for sources of type urls, not {self.type}")
         return self
 
     def fingerprint_fields(self) -> dict[str, Any]:
@@ -106,5 +106,5 @@ class _Named(Protocol):
 
 
 def source_name(source: _Named) -> str:
-    """The stated name, or the path's last part without its suffix."""
+    """Return the stated name, or the path's last component without its suffix."""
     return source.name or Path(source.path).stem

@@ -1,4 +1,4 @@
-"""What every YAML file of capfilt shares: where it is found, `--set a.b=c`, relative paths, and errors to act on."""
+"""Shared by all YAML files of capfilt: finding a file, `--set a.b=c`, relative paths, error messages."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from capfilt.errors import ConfigError
 
 ROOTS = (Path(__file__).parents[1] / "_shipped", Path(__file__).parents[2])
-"""Where shipped files lie: inside an installed wheel, or beside the package in a checkout."""
+"""Folders of shipped files: inside an installed wheel, or next to the package in a checkout."""
 SHIPPED = tuple(root / "pipelines" for root in ROOTS)
 """Shipped pipelines and recipes."""
 
@@ -23,10 +23,10 @@ class ConfigModel(BaseModel):
 
 
 def find_yaml(name: str | Path, keys: tuple[str, ...], what: str) -> Path:
-    """The file itself, or the shipped one of that name which has one of `keys` at its top (`recipe`, `sources`).
+    """Return the file itself, or the shipped file of that name with one of `keys` at its top (`recipe`, `sources`).
 
     Raises:
-        ConfigError: neither; with a guess at what was meant.
+        ConfigError: there is neither; suggests a similar name.
     """
     path = Path(name)
     if path.is_file():
@@ -46,7 +46,7 @@ def find_yaml(name: str | Path, keys: tuple[str, ...], what: str) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The file's mapping. Raises ConfigError: not readable, no YAML, no mapping."""
+    """Return the file's mapping. Raises ConfigError: not readable, not YAML, not a mapping."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -57,9 +57,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def anchor(raw: dict[str, Any], base: Path, files: Sequence[str], names: Sequence[str] = ()) -> None:
-    """Make relative paths absolute, in place; at `names` a name (tiny/filter, a hub id) stays unless it is a file.
+    """Make relative paths absolute, in place. At `names`, a name (tiny/filter, a hub id) stays unless it is a file.
 
-    A key is written `a.*.b`, `*` for every entry of a list. URLs (`scheme://`) stay.
+    A key is written `a.*.b`, with `*` for every entry of a list. URLs (`scheme://`) are not changed.
     """
     for keys in (*files, *names):
         *parents, last = keys.split(".")
@@ -73,7 +73,7 @@ def anchor(raw: dict[str, Any], base: Path, files: Sequence[str], names: Sequenc
 
 
 def _below(here: Any, keys: list[str]) -> list[dict[str, Any]]:
-    """The mappings at `keys`, `*` for every entry of a list; none where the document has another form."""
+    """Return the mappings at `keys` (`*`: every entry of a list); none if the document has another structure."""
     if not keys:
         return [here] if isinstance(here, dict) else []
     if keys[0] == "*":
@@ -85,7 +85,7 @@ def override(raw: Any, setting: str) -> None:
     """Apply one `a.b.0.c=value` to a parsed YAML document, in place; the value is parsed as YAML.
 
     Raises:
-        ConfigError: no `=`, a value that is no YAML, or a step into something that is neither mapping nor list.
+        ConfigError: no `=`, a value that is not YAML, or a key below something that is neither mapping nor list.
     """
     path, sign, text = setting.partition("=")
     *parents, last = path.split(".")
@@ -123,7 +123,7 @@ def _position(items: list[Any], key: str, setting: str) -> int:
 
 
 def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
-    """One line a mistake: file, key, what was found, what is allowed; 'did you mean' for unknown keys."""
+    """Return one line per mistake: file, key, what was found, what is allowed; 'did you mean' for unknown keys."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])

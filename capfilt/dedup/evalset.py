@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from capfilt.config.pipeline import EvalSet
+from capfilt.config.dedup import EvalSet
 from capfilt.dedup.cosine import Vectors
 from capfilt.dedup.hamming import Codes
 from capfilt.dedup.links import Ints, Links

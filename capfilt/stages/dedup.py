@@ -17,7 +17,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from capfilt.config.pipeline import EvalSet, Pipeline
+from capfilt.config.dedup import EvalSet
+from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import source_name
 from capfilt.dedup import cosine, evalset, hamming, rows
 from capfilt.dedup.groups import DUPLICATE_KINDS, DuplicateGroups

@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
-from capfilt.config.pipeline import EmitBlipJson, EmitPairs, EmitParquet, EmitWebDataset, Pipeline
-from capfilt.config.pipeline import EmitFormat as Format
+from capfilt.config.emit import EmitBlipJson, EmitPairs, EmitParquet, EmitWebDataset
+from capfilt.config.emit import EmitFormat as Format
+from capfilt.config.pipeline import Pipeline
 from capfilt.selection.accounting import Accounting, account
 from capfilt.selection.provenance import model_name
 from capfilt.sinks.base import Counts, pictures

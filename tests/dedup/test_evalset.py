@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from capfilt.config.pipeline import EvalSet
+from capfilt.config.dedup import EvalSet
 from capfilt.dedup import evalset
 from capfilt.dedup.links import Links
 from capfilt.errors import DataError

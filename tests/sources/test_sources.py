@@ -31,6 +31,15 @@ def test_shards_do_not_change_rows(written: tuple[str, str, Path], all_rows: Row
     assert all_rows(kind, path, rows_per_shard) == all_rows(kind, path, 4)
 
 
+def test_positions_pick_rows_of_a_shard(written: tuple[str, str, Path]) -> None:
+    _, kind, path = written
+    reader = open_source(Source(type=kind, path=str(path)))
+    for spec in reader.shard_specs(4):
+        rows = list(reader.rows(spec))
+        for positions in ([], [0], [len(rows) - 1], range(1, len(rows)), [*range(0, len(rows), 2)]):
+            assert list(reader.rows(spec, positions)) == [rows[position] for position in positions]
+
+
 def test_identity_is_stable_and_free_of_the_place(written: tuple[str, str, Path], tmp_path: Path) -> None:
     _, kind, path = written
     identity = open_source(Source(type=kind, path=str(path))).identity()
