@@ -75,7 +75,7 @@ def _process_state(device: torch.device, threads: int | None) -> Iterator[None]:
 
 def _start_folder(trainer: Trainer) -> None:
     if trainer.recipe.run.precision == "bf16" and not devices.has_bf16(trainer.device):
-        logger.warning("precision bf16: this processor has no such products; training goes on in fp32")
+        logger.warning("precision bf16: this processor has no such products; training uses fp32")
     trainer.out.mkdir(parents=True, exist_ok=True)
     (trainer.out / "recipe.json").write_text(trainer.recipe.model_dump_json(indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""A training recipe and its sections. Each key's meaning is written beside it.
+"""A training recipe and its sections. The text under each key says what it means.
 
 Two sections belong to the objective, which narrows their types in a `Recipe` of its own: `objective` (losses and their
 constants) and `model` (where the weights start).
@@ -97,7 +97,7 @@ class RunSection(ConfigModel):
 
 
 class Validation(ConfigModel):
-    """Held-out pairs. The model that is best by `metric` is kept beside the last one; training never stops early."""
+    """Held-out pairs. The best model by `metric` is kept as well as the last one; training never stops early."""
 
     path: str
     text: str | list[str] = "text"

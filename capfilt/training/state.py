@@ -1,7 +1,7 @@
 """Checkpoints for exact resume: everything that the next step depends on, in one file that rank 0 writes.
 
 The data loader needs no state, because its order and noise are functions of seed, epoch and step. Torch's generators
-need none either, because every forward pass seeds them anew (`noise_seed`). A checkpoint holds the objective's weights
+need none either, because every forward pass seeds them (`noise_seed`). A checkpoint holds the objective's weights
 and buffers, the optimiser, the position, and what the log and the loss monitor have gathered since their last line.
 """
 

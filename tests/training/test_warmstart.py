@@ -88,8 +88,8 @@ def test_a_student_learns_and_its_tower_is_saved(stored: Path, tmp_path: Path) -
 
 
 def test_cut_pictures_bring_their_cells_and_their_share_of_the_whole(stored: Path) -> None:
-    batch = views_loader.Views([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
-    pixels, pooled, maps, inner = views_loader.cut(batch, np.random.default_rng(1))
+    batch = views_loader.StoredViews([str(stored)], [1.0]).batch(6, np.random.default_rng(0))
+    pixels, pooled, maps, inner = views_loader.cutmix(batch, np.random.default_rng(1))
     foreign = (maps == batch[2].roll(1, 0)).all(-1) & (maps != batch[2]).any(-1)
     share = foreign.float().mean(1)
     assert 0 < share.max() < 1
@@ -121,7 +121,7 @@ def test_heads_agree_on_the_pairs_and_both_towers_learn_their_side(
     stored: Path, tiny_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(joint, "COLUMNS", ("long", "text"))
-    pairs = joint.Pairs([str(stored)], fake_sentences)
+    pairs = joint.TeacherPairs([str(stored)], fake_sentences)
     texts = pq.read_table(tiny_pairs)["long"].to_pylist()
     assert torch.equal(pairs.texts[:, 0], torch.from_numpy(fake_sentences([pre_caption(text) for text in texts])))
     assert sorted(pairs.rows.tolist()) == [row for row in range(len(texts)) for _ in range(2)]
@@ -156,8 +156,8 @@ def test_a_checkpoints_tower_goes_on(stored: Path, tmp_path: Path) -> None:
     text = TextConfig(vocab_size=20, width=32, layers=1, heads=1, mlp_width=32, max_positions=8, dec_id=18, sep_id=3)
     med = MED(MEDConfig(vision, text, 16, encoder=True, decoder=False))
     save(med, tmp_path / "blip")
-    student = distill.Student(vision, views_loader.Views([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
-    distill._go_on(student, tmp_path / "blip")
+    student = distill.Student(vision, views_loader.StoredViews([str(stored)], [1.0]).batch(4, np.random.default_rng(0)))
+    distill._load_start(student, tmp_path / "blip")
     assert all(torch.equal(a, b) for a, b in zip(student.tower.parameters(), med.vision.parameters(), strict=True))
 
 

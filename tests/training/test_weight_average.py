@@ -44,5 +44,5 @@ def test_a_filter_and_the_larger_model_that_it_left_from(
 
 def test_models_of_other_parts_are_refused(tiny_med: Med) -> None:
     start, tuned = (Blip(*tiny_med(encoder=e), ImageProcessor(32)) for e in (False, True))
-    with pytest.raises(CheckpointError, match="missing in the one that it left from"):
+    with pytest.raises(CheckpointError, match="missing in the one that it started from"):
         average(tuned, start)

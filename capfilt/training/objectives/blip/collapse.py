@@ -25,7 +25,7 @@ class CollapseMonitor:
         weight: of ITM in the objective; 0 turns the monitor off.
         warmup: steps of warm-up, which do not count.
         mean: running mean of the unweighted ITM loss.
-        stuck: steps in a row at COLLAPSE.
+        stuck: successive steps at COLLAPSE.
         warned: whether the warning was given.
     """
 

@@ -61,8 +61,8 @@ class ModelSection(ConfigModel):
     """Where the weights start."""
 
     init: str | None = None
-    """A whole checkpoint: folder, `.pth` file, shipped name or hub id. A half that it lacks (encoder
-    or decoder) starts from the other half."""
+    """A whole checkpoint: folder, `.pth` file, shipped name or hub id. A missing half (encoder or decoder) is copied
+    from the other one."""
     revision: str | None = None
     """Commit of `init` if it is a hub id."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
