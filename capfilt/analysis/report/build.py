@@ -1,41 +1,28 @@
 """Write the report of a run: numbers, charts, pictures and the run's facts in one HTML file.
 
-The report shows texts, keys and URLs of strangers. Therefore Jinja2 escapes everything. No such text becomes a link, an
-event handler or a part of the script. The script's data are numbers, as JSON with `<` escaped. The
-Content-Security-Policy allows one script by its hash, inline styles and pictures inside the file, and no request.
-Equal runs give equal bytes.
+No text of a stranger becomes a link, an event handler or a part of the script, whose data are numbers, as JSON with `<`
+escaped. Equal runs give equal bytes.
 """
 
 import json
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from capfilt.analysis.report import data, gallery
-from capfilt.analysis.report.histogram import Axis, Counts, bars, count
-from capfilt.analysis.sql import connect, views, visible
-from capfilt.config.pipeline import SelectSettings
+from capfilt.analysis.report.charts import chart, script_data
+from capfilt.analysis.report.histogram import count
+from capfilt.analysis.report.page import render
+from capfilt.analysis.sql import connect, views
 from capfilt.errors import DataError
 from capfilt.selection.calibration import effective, read_calibration
 from capfilt.selection.policies import policy_of
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import ORIGINS
 from capfilt.store.shards import write_atomic
-
-_HERE = Path(__file__).parent
-_LONGEST = 400
-"""Characters of a text that are shown at most."""
-_SCORES = {
-    "itm": ("ITM", "probability that text and image match, by cross-attention"),
-    "itc": ("ITC", "cosine of the text's and the image's features"),
-}
 
 
 def write_report(layout: RunLayout, facts: Mapping[str, Any], accounting: Mapping[str, Any] | None, out: Path) -> Path:
@@ -53,7 +40,7 @@ def write_report(layout: RunLayout, facts: Mapping[str, Any], accounting: Mappin
     """
     with connect(layout) as connection:
         context = _context(connection, layout, facts, accounting or {})
-    write_atomic(out, _render(context))
+    write_atomic(out, render("report.html.j2", context))
     return out
 
 
@@ -103,7 +90,9 @@ def _texts(connection: duckdb.DuckDBPyConnection, layout: RunLayout) -> dict[str
     counts = count(connection, select)
     uids = gallery.choose(connection, select)
     pictures = gallery.thumbnails(layout, uids)
-    cards = [_card(uid, pictures.get(uid), lines, counts) for uid, lines in gallery.texts(connection, uids).items()]
+    cards = [
+        gallery.card(uid, pictures.get(uid), lines, counts) for uid, lines in gallery.texts(connection, uids).items()
+    ]
     score = gallery.deciding(select)[0]
     cards.sort(key=lambda card: (card[score], card["uid"]))
     scored = any(row["scored"] for row in found)
@@ -111,52 +100,10 @@ def _texts(connection: duckdb.DuckDBPyConnection, layout: RunLayout) -> dict[str
         "texts": found,
         "reasons": data.reasons(connection),
         "judged": {origin: sum(n for _, _, n in counts.cells.get(origin, [])) for origin in ORIGINS},
-        "scores": [_chart(counts, axis, select) for axis in (counts.itm, counts.itc)] if scored else None,
-        "data": _json(counts, select) if scored else None,
+        "scores": [chart(counts, axis, select) for axis in (counts.itm, counts.itc)] if scored else None,
+        "data": script_data(counts, select) if scored else None,
         "cards": cards,
     }
-
-
-def _card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
-    """One image and its texts, with its own text's scores to sort by; null scores sort first."""
-    texts = [line | {"i": counts.itm.bin(line["itm"]), "j": counts.itc.bin(line["itc"])} for line in lines]
-    own = {score: -2.0 if lines[0][score] is None else lines[0][score] for score in ("itm", "itc")}
-    verdicts = sorted({f"{line['origin']}-{'kept' if line['kept'] else 'rejected'}" for line in lines})
-    return {"uid": uid, "picture": picture, "texts": texts, "verdicts": " ".join(verdicts), **own}
-
-
-def _chart(counts: Counts, axis: Axis, select: SelectSettings) -> dict[str, Any]:
-    title, meaning = _SCORES[axis.score]
-    own = axis.edges[axis.at]
-    apart = next(step for step in (0.1, 0.2, 0.5) if axis.high - axis.low <= 5.01 * step)
-    ticks = [round(axis.low + k * apart, 1) + 0.0 for k in range(int((axis.high - axis.low) / apart + 1.01))]
-    return {
-        "score": axis.score,
-        "title": title,
-        "meaning": meaning,
-        "low": axis.low,
-        "high": axis.high,
-        "step": 0.005 if axis.score == "itm" else 0.01,
-        "at": own,
-        "place": axis.place(own),
-        "off": axis.at == 0 and not policy_of(select).either,
-        "ticks": [{"place": axis.place(tick), "label": f"{tick:.1f}".removesuffix(".0")} for tick in ticks],
-        "rows": [row for origin in ORIGINS if (row := _bars(origin, counts.marginal(origin, axis.score)))["n"]],
-    }
-
-
-def _bars(origin: str, steps: list[int]) -> dict[str, Any]:
-    return {"origin": origin, "n": sum(steps), "path": bars(steps)}
-
-
-def _json(counts: Counts, select: SelectSettings) -> Markup:
-    """Data of the script: edges and the run's position on both axes, the rule, and the counts by both bins."""
-    axes = {
-        axis.score: {"edges": [round(e, 7) for e in axis.edges], "at": axis.at} for axis in (counts.itm, counts.itc)
-    }
-    cells = {origin: [n for cell in counts.cells.get(origin, []) for n in cell] for origin in ("web", "synthetic")}
-    text = json.dumps({**axes, "either": policy_of(select).either, "cells": cells}, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _duplicates(connection: duckdb.DuckDBPyConnection, layout: RunLayout) -> dict[str, Any]:
@@ -194,39 +141,3 @@ def _facts(layout: RunLayout, facts: Mapping[str, Any]) -> dict[str, Any]:
         "versions": {name: version for name, version in versions.items() if version},
         "pipeline": json.dumps(pipeline, indent=2, ensure_ascii=False),
     }
-
-
-def _render(context: Mapping[str, Any]) -> str:
-    env = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters |= {"short": short, "words": _words, "verdict": _verdict, "num": _number, "int": _integer}
-    env.filters |= {"percent": "{:.1%}".format, "score": lambda x: "–" if x is None else f"{x:.3f}"}
-    script, style = (_HERE / "report.js").read_text("utf-8"), (_HERE / "report.css").read_text("utf-8")
-    digest = b64encode(sha256(script.encode()).digest()).decode()
-    assets = {"script": Markup(script), "style": Markup(style), "digest": digest}
-    return env.get_template("report.html.j2").render(**context, **assets)
-
-
-def short(text: str | None) -> str:
-    """Shorten a text to what the report shows, without invisible characters."""
-    return "" if text is None else visible(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
-
-
-def _words(name: str | None) -> str:
-    """Format a column's value as words: `duplicate:exact` -> `duplicate: exact`."""
-    return "–" if name is None else name.replace("_", " ").replace(":", ": ")
-
-
-def _verdict(reason: str | None) -> str:
-    """Format a reason for a card; None is `kept`."""
-    return "kept" if reason is None else _words(reason.removesuffix("_threshold"))
-
-
-def _number(value: float) -> str:
-    """Format a threshold as the script does."""
-    return f"{value:.3f}".removesuffix("0")
-
-
-def _integer(n: int) -> str:
-    return f"{n:,}"

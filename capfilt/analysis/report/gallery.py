@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from capfilt.analysis.report.histogram import POOL
+from capfilt.analysis.report.histogram import POOL, Counts
 from capfilt.analysis.sql import ask
 from capfilt.config.pipeline import SelectSettings
 from capfilt.media.images import ImageError, decode_image
@@ -79,6 +79,14 @@ def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[st
     for row in ask(connection, _TEXTS, {"uids": list(uids)}).records():
         out[row["uid"]].append(row)
     return out
+
+
+def card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
+    """One image and its texts, with its own text's scores to sort by; null scores sort first."""
+    texts = [line | {"i": counts.itm.bin(line["itm"]), "j": counts.itc.bin(line["itc"])} for line in lines]
+    own = {score: -2.0 if lines[0][score] is None else lines[0][score] for score in ("itm", "itc")}
+    verdicts = sorted({f"{line['origin']}-{'kept' if line['kept'] else 'rejected'}" for line in lines})
+    return {"uid": uid, "picture": picture, "texts": texts, "verdicts": " ".join(verdicts), **own}
 
 
 def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:

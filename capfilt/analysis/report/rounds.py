@@ -9,11 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from capfilt.analysis.report.build import short
 from capfilt.analysis.report.gallery import thumbnails
+from capfilt.analysis.report.page import render
 from capfilt.analysis.sql import ask, connect
 from capfilt.errors import DataError
 from capfilt.selection.policies import JUDGED
@@ -22,7 +19,6 @@ from capfilt.store.run_folder import open_run, read_json
 from capfilt.store.schema import ORIGINS
 from capfilt.store.shards import write_atomic
 
-_HERE = Path(__file__).parent
 CARDS = 12
 """Images whose captions of every round are shown."""
 STAGES = ("pretrain", "finetune_captioner", "finetune_filter")
@@ -61,12 +57,7 @@ def write_loop_report(run: Path) -> Path:
         "stages": _stages(run, rounds),
         "cards": _cards(jobs),
     }
-    env = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters |= {"short": short, "percent": "{:.1%}".format, "int": "{:,}".format, "three": "{:.3f}".format}
-    style = Markup((_HERE / "report.css").read_text("utf-8"))
-    write_atomic(run / "report.html", env.get_template("loop.html.j2").render(**context, style=style))
+    write_atomic(run / "report.html", render("loop.html.j2", context))
     return run / "report.html"
 
 
