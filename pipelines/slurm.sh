@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # capfilt on Slurm: a Ray cluster over the job's nodes, then one run on it. A template: set account, partition, paths.
 #   sbatch pipelines/slurm.sh laion_subset /shared/runs/laion --set sources.0.download.contact=me@example.org
-# A job that runs out of time is submitted again with the same line: it goes on where it was.
+# A job that runs out of time continues when it is submitted again with the same line.
 #SBATCH --job-name=capfilt
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
