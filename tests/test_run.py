@@ -141,7 +141,7 @@ def test_terminated_it_leaves_soon_and_says_how_to_go_on(pipeline_file: Path, tm
     started.send_signal(signal.SIGTERM)
     told, _ = started.communicate(timeout=30)
     assert started.returncode == 130
-    assert "the same command goes on" in told
+    assert "the same command continues" in told
     assert "Traceback" not in told
 
 

@@ -1,4 +1,4 @@
-"""`python -m capfilt.cli`."""
+"""Lets `python -m capfilt.cli` do what `capfilt` does."""
 
 import sys
 

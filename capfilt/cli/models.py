@@ -1,4 +1,4 @@
-"""capfilt train, capfilt eval."""
+"""The commands that train and measure models: train, eval."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
-from capfilt.cli.parsing import command, positive
+from capfilt.cli.parsing import add_command, positive
 from capfilt.errors import ConfigError
 from capfilt.version import __version__
 
@@ -15,31 +15,32 @@ if TYPE_CHECKING:
     from capfilt.models.protocols import System
 
 _TRAIN = """
-Train a model by a recipe; the same command goes on with a run that was killed, from its last checkpoint.
+Train a model by a recipe; the same command continues a run that was killed from its last checkpoint.
 
-RECIPE is a YAML file, or the name of one that ships (tiny/pretrain, tiny/captioner, tiny/filter). Paths in it are
-relative to the file, but for `out`, which is relative to the current directory, as are paths given by --set.
+RECIPE is a YAML file, or the name of a shipped recipe (tiny/pretrain, tiny/captioner, tiny/filter). Paths in it are
+relative to the file. `out` and paths given by --set are relative to the current directory.
 """
-_TRAIN_AFTER = """
+_TRAIN_EPILOG = """
 examples:
   capfilt train my/filter.yaml
   capfilt train tiny/captioner --set data.sources.0.path=my.parquet --set out=runs/mine --set optim.epochs=2
 
-out/ then holds: last/ and best/ (models), checkpoints/, log.jsonl, events/ (TensorBoard), recipe.json
-exit code: 0 done, 2 something to mend in recipe, data or checkpoint, 3 training stopped (a loss is not finite)
+output: the folder `out` with last/ and best/ (models), checkpoints/, log.jsonl, events/ (TensorBoard), recipe.json
+exit code: 0 done; 2 repair the recipe, the data or the checkpoint; 3 training stopped (a loss is not finite)
 """
 _EVAL = """
-Measure a model on held-out pairs.
+Measure a model on held-out image-text pairs.
 
-A judge (filter): retrieval both ways by ITC and re-ranked by ITM, matched against mismatched texts, calibration.
-A captioner: CIDEr and BLEU-4 beside two baselines, a constant caption and the nearest training image's.
+A judge (the filter): retrieval in both directions by ITC and re-ranked by ITM, matching against mismatched texts, and
+calibration. A captioner: CIDEr and BLEU-4, next to two baselines: one constant caption, and the caption of the nearest
+training image.
 """
-_EVAL_AFTER = """
+_EVAL_EPILOG = """
 examples:
   capfilt eval tiny/filter --pairs val.parquet --text human_text --json eval.json
   capfilt eval tiny/captioner --pairs val.parquet --text human_text --train train.parquet --json caps.json
 
-values in the JSON are fractions; <key>_ci is the 95 % interval [low, high]
+Values in the JSON are fractions; <key>_ci is the 95 % confidence interval [low, high].
 """
 
 
@@ -99,39 +100,43 @@ def _measure_captioner(system: "System", args: argparse.Namespace) -> dict[str, 
     from capfilt.models.protocols import EvaluatedCaptioner
 
     if args.train is None:
-        raise ConfigError("captions are shown beside two baselines from training pairs: give --train TRAIN.parquet")
+        raise ConfigError("a captioner is compared with two baselines from training pairs: give --train TRAIN.parquet")
     captioner = cast(EvaluatedCaptioner, system)
     captioner.decoding = captioner.measured(args.max_length, args.prompt)
     pairs, train = (load_pairs(path, args.text, image_id=args.image_id) for path in (args.pairs, args.train))
     return evaluate_captioner(captioner, pairs, train, seed=args.seed, batch_size=args.batch_size)
 
 
-def add(commands: Any) -> None:
-    """Put them on the command line."""
-    train = command(commands, "train", _train, _TRAIN, _TRAIN_AFTER)
+def add_commands(commands: Any) -> None:
+    """Add train and eval; `commands`: what `add_subparsers` returned."""
+    train = add_command(commands, "train", _train, description=_TRAIN, epilog=_TRAIN_EPILOG)
     train.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a shipped recipe")
     train.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="change a key: optim.lr=1e-4, data.sources.0.path=x"
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="set a key: optim.lr=1e-4, data.sources.0.path=x",
     )
-    train.add_argument("--ray", action="store_true", help="run on Ray also with one rank (run.ranks > 1 always does)")
+    train.add_argument("--ray", action="store_true", help="use Ray even for one rank; run.ranks > 1 always uses it")
 
-    evaluate = command(commands, "eval", _eval, _EVAL, _EVAL_AFTER)
-    evaluate.add_argument("model", metavar="MODEL", help="folder, shipped name such as tiny/filter, or hub id")
-    evaluate.add_argument("--pairs", required=True, help="Parquet with an image column and a text column")
+    evaluate = add_command(commands, "eval", _eval, description=_EVAL, epilog=_EVAL_EPILOG)
+    evaluate.add_argument("model", metavar="MODEL", help="folder, shipped name such as tiny/filter, or Hugging Face id")
+    evaluate.add_argument("--pairs", required=True, help="Parquet file with an image column and a text column")
     evaluate.add_argument("--text", default="text", help="text column (default: text)")
-    evaluate.add_argument("--image-id", help="column; equal values are one image (default: equal bytes are)")
-    evaluate.add_argument("--role", choices=["judge", "captioner"], help="default: judge if the model can")
-    evaluate.add_argument("--train", help="captioner: Parquet of training pairs for the baselines")
+    evaluate.add_argument("--image-id", help="column that identifies an image (default: the bytes of the image)")
+    evaluate.add_argument("--role", choices=["judge", "captioner"], help="default: judge if the model is one")
+    evaluate.add_argument("--train", help="captioner: Parquet file with the training pairs of the baselines")
     evaluate.add_argument("--rerank", type=positive, default=32, help="ITM re-ranks the top K of ITC (default: 32)")
     evaluate.add_argument(
         "--max-length",
         type=positive,
-        help="captioner: most tokens, prompt counted (default: the model's own, BLIP: 30)",
+        help="captioner: maximum number of tokens, with the prompt (default: the model's; BLIP: 30)",
     )
-    evaluate.add_argument("--prompt", help="captioner: as in its training (default: the model's own)")
+    evaluate.add_argument("--prompt", help="captioner: as in its training (default: the model's)")
     evaluate.add_argument("--json", help="write every value to this file")
-    evaluate.add_argument("--revision", help="hub commit")
+    evaluate.add_argument("--revision", help="commit of a Hugging Face id, 40 hex digits")
     evaluate.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
-    evaluate.add_argument("--threads", type=positive, help="torch threads")
-    evaluate.add_argument("--batch-size", type=positive, default=64, help="images at a time (default: 64)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of mismatched texts and intervals (default: 0)")
+    evaluate.add_argument("--threads", type=positive, help="number of torch threads")
+    evaluate.add_argument("--batch-size", type=positive, default=64, help="images per batch (default: 64)")
+    evaluate.add_argument("--seed", type=int, default=0, help="for mismatched texts and intervals (default: 0)")

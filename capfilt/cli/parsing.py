@@ -1,25 +1,44 @@
-"""The commands, in groups; each is a few lines over the Python API of the same words."""
+"""Helpers to define commands and options."""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
 
 
-def command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], told: str, after: str
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    description: str,
+    epilog: str = "",
 ) -> argparse.ArgumentParser:
-    """A sub-command that `run` carries out; `told`: its description, first line first; `after`: examples."""
-    first = told.strip().split("\n")[0]
-    form = argparse.RawDescriptionHelpFormatter
-    made: argparse.ArgumentParser = commands.add_parser(
-        name, help=first, description=told.strip(), epilog=after.strip(), formatter_class=form
+    """Add a command to the parser.
+
+    Args:
+        commands: what `add_subparsers` returned.
+        name: of the command.
+        run: called with the parsed arguments; returns the exit code, None for 0.
+        description: shown above the options; its first line is also shown in the list of commands.
+        epilog: shown below the options, such as examples.
+
+    Returns:
+        The command's own parser, for its options.
+    """
+    description = description.strip()
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description.split("\n")[0],
+        description=description,
+        epilog=epilog.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.set_defaults(run=run)
-    return made
+    parser.set_defaults(run=run)
+    return parser
 
 
 def positive(text: str) -> int:
-    """An option's value: a whole number from 1 up."""
+    """Parse an option's value as a whole number from 1 up. Raises ArgumentTypeError for anything else."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 up")
     return int(text)

@@ -1,4 +1,4 @@
-"""capfilt run, plan, select, retry, inspect, sql, report, compare, verify, schema, doctor."""
+"""The commands on pipelines and runs: run, plan, select, retry, inspect, sql, report, compare, verify and others."""
 
 import argparse
 import json
@@ -7,45 +7,62 @@ from typing import Any
 
 from rich.console import Console
 
-from capfilt.cli.parsing import command, positive
+from capfilt.cli.parsing import add_command, positive
+from capfilt.cli.plan import show_plan
 from capfilt.cli.summary import print_loop_summary, print_run_summary
 
 _RUN = """
-Run a pipeline: raw pairs in, a filtered and captioned dataset out. The same command goes on with a run that stopped.
+Run a pipeline: image-text pairs in, a captioned and filtered data set out.
 
-PIPELINE is a YAML file, or the name of one that ships (demo, coco_style, bootstrap, rescore, laion_subset,
-datacomp_small). Paths in it are relative to the file; those of --set and --out to where the command runs.
+The same command continues a run that was stopped. PIPELINE is a YAML file, or the name of a shipped pipeline (demo,
+coco_style, bootstrap, rescore, laion_subset, datacomp_small). Paths in it are relative to the file; those given by
+--set and --out are relative to the current directory.
 """
-_RUN_AFTER = """
+_RUN_EPILOG = """
 examples:
   capfilt run demo
   capfilt run my.yaml --out runs/mine --set score.model=tiny/filter --set sources.0.path=my/pairs
   RAY_ADDRESS=ray://head:10001 capfilt run my.yaml
 
-exit code: 0 done, 2 something to mend in pipeline or data, 3 the machine cannot go on (disk full), 4 done, but rows
-that killed their worker were quarantined, 130 interrupted
+exit code: 0 done; 2 repair the pipeline or its data; 3 the machine cannot continue (disk full); 4 done, but rows that
+killed their worker were quarantined; 130 interrupted
 """
-_PLAN = "Say what `capfilt run` would do: what is done, and why the rest would run. Finds every mistake in the YAML."
-_SELECT = "Decide again from stored scores and write the dataset again; no model runs."
-_SELECT_AFTER = "example:\n  capfilt select runs/demo --set select.itm_threshold=0.7"
-_RETRY = """
-Ask again for images that did not come for a reason that may pass (time-outs, 429, 5xx, broken connections).
+_PLAN = """
+Show what `capfilt run` would do, without doing it.
 
-What comes is put in its row's place in new shards, uids unchanged; captions and scores of all other shards stay.
+For every stage: whether it is done, else why it would run and about how long it takes. Finds mistakes in the YAML file
+and lists what is missing on this machine (network, GPU, packages). Exit code 2 if something is.
 """
-_INSPECT = "The history of one row (texts, captions, scores, duplicates, verdicts), or samples by verdict."
-_SQL = "Ask a run with DuckDB: views pairs, captions, scores, duplicates, candidates, dataset."
-_SQL_AFTER = 'example:\n  capfilt sql runs/demo "select origin, kept, count(*) from candidates group by all"'
-_REPORT = "Write the run's HTML report, one file without links."
-_VERIFY = "Check a run's folder: file hashes, rows, uids, the sum of all rows. Exit code 1 if something is wrong."
+_SELECT = "Apply new thresholds to the stored scores and write the data set again; no model runs."
+_SELECT_EPILOG = "example:\n  capfilt select runs/demo --set select.itm_threshold=0.7"
+_RETRY = """
+Download again the images that failed for a temporary reason (time-outs, 429, 5xx, broken connections).
+
+The rows keep their place and their uid. Captions and scores of shards in which nothing changed are kept.
+"""
+_RETRY_EPILOG = "example:\n  capfilt retry runs/laion_subset"
+_INSPECT = """
+Show the history of one row, or sample texts of every verdict.
+
+The history of a row: its texts, captions, scores, duplicates and verdicts.
+"""
+_INSPECT_EPILOG = "examples:\n  capfilt inspect runs/demo\n  capfilt inspect runs/demo 0123456789abcdef"
+_SQL = "Query a run with SQL (DuckDB); views: pairs, captions, scores, duplicates, candidates, dataset."
+_SQL_EPILOG = 'example:\n  capfilt sql runs/demo "select origin, kept, count(*) from candidates group by all"'
+_REPORT = "Write the report of a run as one HTML file that needs no network."
+_VERIFY = """
+Check that a run's folder is complete and undamaged.
+
+Compares the hashes of its files, the uids of its rows and the sum of all rows. Exit code 1 if something is wrong.
+"""
 _SCHEMA = "Print the JSON Schema of a pipeline file, for editors."
 _COMPARE = """
-Two runs side by side: settings that differ, texts kept, reasons, verdicts on the same texts, metrics.
+Compare two runs: settings that differ, texts kept, reasons, verdicts on the same texts, metrics.
 
-The folder of a loop stands for its last round; RUN/round-1 is one of its rounds.
+For a run with several rounds its last round is taken; RUN/round-1 names one of them.
 """
-_COMPARE_AFTER = "example:\n  capfilt compare runs/bootstrap/round-1 runs/bootstrap/round-2"
-_DOCTOR = "Say what this machine has for a run, and what is missing."
+_COMPARE_EPILOG = "example:\n  capfilt compare runs/bootstrap/round-1 runs/bootstrap/round-2"
+_DOCTOR = "Check whether this machine is ready: packages, CPUs and GPUs, disk space, shipped models."
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -75,55 +92,10 @@ def _retry(args: argparse.Namespace) -> int:
 
     result = retry(args.run_folder, args.set, local=args.local, console=Console(stderr=True))
     if result is None:
-        print(f"{args.run_folder}: nothing to ask again; every image came, or was refused for a reason that stays")
+        print(f"{args.run_folder}: nothing to retry: every image was downloaded, or failed for a permanent reason")
         return 0
     print_run_summary(result)
     return 4 if result.poisoned else 0
-
-
-def _plan(args: argparse.Namespace) -> int:
-    from capfilt.config.load import load_pipeline
-    from capfilt.engine.plan import make_plan, out_of
-    from capfilt.engine.plan_view import describe, render
-    from capfilt.engine.preflight import missing_requirements
-    from capfilt.errors import CapfiltError
-    from capfilt.store.run_folder import RunFolder
-
-    pipeline = load_pipeline(args.pipeline, args.set)
-    missing = missing_requirements(pipeline)
-    try:
-        if pipeline.trains:
-            return _plan_rounds(pipeline, args, missing)
-        folder = RunFolder(out_of(pipeline, args.out))
-        found = describe(make_plan(pipeline, folder), folder)
-    except CapfiltError as error:
-        if missing:
-            raise type(error)("\n".join([*_lacks(missing), str(error)])) from error
-        raise
-    if args.json:
-        print(json.dumps({**found, "lacks": missing}, indent=2))
-    else:
-        Console().print(render(found))
-        print("\n".join(_lacks(missing)))
-    return 2 if missing else 0
-
-
-def _plan_rounds(pipeline: Any, args: argparse.Namespace, missing: list[str]) -> int:
-    from capfilt.engine.plan_view import render
-    from capfilt.rounds.summary import describe, trainings_table
-
-    found = describe(pipeline, args.out)
-    if args.json:
-        print(json.dumps({**found, "lacks": missing}, indent=2))
-    else:
-        Console().print(render(found["pairs"]))
-        Console().print(trainings_table(found))
-        print("\n".join(_lacks(missing)))
-    return 2 if missing else 0
-
-
-def _lacks(missing: list[str]) -> list[str]:
-    return ["this machine lacks:", *(f"  {line}" for line in missing)] if missing else []
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -173,9 +145,9 @@ def _compare(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from capfilt.analysis.verify import verify
 
-    wrong = verify(args.run_folder)
-    print("\n".join(wrong) if wrong else f"{args.run_folder}: every file, row and uid is as it was written")
-    return 1 if wrong else 0
+    problems = verify(args.run_folder)
+    print("\n".join(problems) if problems else f"{args.run_folder}: complete; every file is as it was written")
+    return 1 if problems else 0
 
 
 def _schema(args: argparse.Namespace) -> None:
@@ -185,68 +157,69 @@ def _schema(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from capfilt.cli.doctor import examine, table
+    from capfilt.cli.doctor import examine, render
 
-    Console().print(table(examine(Path("runs"))))
+    Console().print(render(examine(Path("runs"))))
 
 
-def add(commands: Any) -> None:
-    """Put them on the command line."""
-    run = command(commands, "run", _run, _RUN, _RUN_AFTER)
+def add_commands(commands: Any) -> None:
+    """Add the commands of pipelines and runs; `commands`: what `add_subparsers` returned."""
+    run = add_command(commands, "run", _run, description=_RUN, epilog=_RUN_EPILOG)
     _pipeline(run)
     _local(run)
 
-    plan = command(commands, "plan", _plan, _PLAN, "")
+    plan = add_command(commands, "plan", show_plan, description=_PLAN)
     _pipeline(plan)
-    plan.add_argument("--json", action="store_true", help="for programs")
+    plan.add_argument("--json", action="store_true", help="print JSON")
 
-    select = command(commands, "select", _select, _SELECT, _SELECT_AFTER)
+    select = add_command(commands, "select", _select, description=_SELECT, epilog=_SELECT_EPILOG)
     _folder(select)
     _set(select)
 
-    retry = command(commands, "retry", _retry, _RETRY, "example:\n  capfilt retry runs/laion_subset")
+    retry = add_command(commands, "retry", _retry, description=_RETRY, epilog=_RETRY_EPILOG)
     _folder(retry)
     _set(retry)
     _local(retry)
 
-    inspect = command(commands, "inspect", _inspect, _INSPECT, "")
+    inspect = add_command(commands, "inspect", _inspect, description=_INSPECT, epilog=_INSPECT_EPILOG)
     _folder(inspect)
-    inspect.add_argument("uid", nargs="?", metavar="UID", help="16 hex digits; without it, samples by verdict")
-    inspect.add_argument("-n", type=positive, default=3, help="samples a verdict (default: 3)")
-    inspect.add_argument("--json", action="store_true", help="the history as JSON")
+    inspect.add_argument("uid", nargs="?", metavar="UID", help="of a row, 16 hex digits (default: show samples)")
+    inspect.add_argument("-n", type=positive, default=3, help="samples per verdict and origin (default: 3)")
+    inspect.add_argument("--json", action="store_true", help="print the history as JSON")
 
-    sql = command(commands, "sql", _sql, _SQL, _SQL_AFTER)
+    sql = add_command(commands, "sql", _sql, description=_SQL, epilog=_SQL_EPILOG)
     _folder(sql)
-    sql.add_argument("query", metavar="QUERY", help="a DuckDB select")
-    sql.add_argument("--json", action="store_true", help="rows as a JSON list of objects")
+    sql.add_argument("query", metavar="QUERY", help="a SELECT statement")
+    sql.add_argument("--json", action="store_true", help="print the rows as a JSON list of objects")
 
-    report = command(commands, "report", _report, _REPORT, "")
+    report = add_command(commands, "report", _report, description=_REPORT)
     _folder(report)
-    report.add_argument("--out", help="file (default: RUN/report.html)")
+    report.add_argument("--out", help="file to write (default: RUN/report.html)")
 
-    compare = command(commands, "compare", _compare, _COMPARE, _COMPARE_AFTER)
+    compare = add_command(commands, "compare", _compare, description=_COMPARE, epilog=_COMPARE_EPILOG)
     _folder(compare)
-    compare.add_argument("other", metavar="RUN_B", help="another one")
-    compare.add_argument("--json", action="store_true", help="for programs")
+    compare.add_argument("other", metavar="RUN_B", help="folder of the second run")
+    compare.add_argument("--json", action="store_true", help="print JSON")
 
-    _folder(command(commands, "verify", _verify, _VERIFY, ""))
-    command(commands, "schema", _schema, _SCHEMA, "example:\n  capfilt schema > pipeline.schema.json")
-    command(commands, "doctor", _doctor, _DOCTOR, "")
+    _folder(add_command(commands, "verify", _verify, description=_VERIFY))
+    example = "example:\n  capfilt schema > pipeline.schema.json"
+    add_command(commands, "schema", _schema, description=_SCHEMA, epilog=example)
+    add_command(commands, "doctor", _doctor, description=_DOCTOR)
 
 
 def _pipeline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="PIPELINE", help="YAML file, or the name of a shipped pipeline")
-    parser.add_argument("--out", help="the run's folder (default: runs/<name>)")
+    parser.add_argument("--out", help="folder of the run (default: runs/<name>)")
     _set(parser)
 
 
 def _set(parser: argparse.ArgumentParser) -> None:
-    told = "change a key: select.itm_threshold=0.7, sources.0.path=x"
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help=told)
+    help_text = "set a key: select.itm_threshold=0.7, sources.0.path=x"
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help=help_text)
 
 
 def _local(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--local", action="store_true", help="in this process, without Ray")
+    parser.add_argument("--local", action="store_true", help="work in this process, without Ray")
 
 
 def _folder(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The last lines of `capfilt run`, `select` and `retry`: where every row went, paths, and what to do next."""
+"""What `capfilt run`, `select` and `retry` print at the end: where every row went, paths, and what to do next."""
 
 from pathlib import Path
 from typing import Any

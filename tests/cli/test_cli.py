@@ -33,12 +33,12 @@ FACTS = {"model", "pairs", "text", "role", "capfilt", "n", "seed"}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
-    """The error of a command that must fail without a traceback."""
+    """Return the error message of a command that must fail without a traceback."""
     assert main(list(args)) == code
-    told = capsys.readouterr().err
-    assert f"capfilt {args[0]}: " in told
-    assert "Traceback" not in told
-    return told
+    message = capsys.readouterr().err
+    assert f"capfilt {args[0]}: " in message
+    assert "Traceback" not in message
+    return message
 
 
 def test_train_then_eval(
@@ -104,7 +104,7 @@ def test_a_captioner_needs_training_pairs(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--help"], ["train", "eval", "goes on with a run that was killed"]),
+        (["--help"], ["train", "eval", "continues a run that was killed"]),
         (["train", "--help"], ["relative to the current directory", "tiny/captioner", "exit code", "--set a.b=c"]),
         (["eval", "--help"], ["--pairs", "fractions", "tiny/filter", "--image-id", "default: 32"]),
         (["--version"], [__version__]),
@@ -131,7 +131,7 @@ def test_help_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_interrupt_says_that_training_goes_on(
+def test_an_interrupt_says_that_training_can_be_continued(
     tiny_recipe: Recipes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -139,7 +139,7 @@ def test_an_interrupt_says_that_training_goes_on(
 
     monkeypatch.setattr("capfilt.training.loop.train", interrupted)
     assert main(["train", str(tiny_recipe())]) == 130
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert "the same command continues from the last checkpoint" in capsys.readouterr().err
 
 
 def test_schema_is_one_that_editors_take_and_doctor_finds_what_is_installed(
@@ -150,6 +150,6 @@ def test_schema_is_one_that_editors_take_and_doctor_finds_what_is_installed(
     assert {"sources", "caption", "score", "dedup", "select", "emit"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("torch", "faiss", "CPU cores", "tiny/filter", "free disk"):
-        assert word in told
+        assert word in printed

@@ -1,4 +1,4 @@
-"""What a machine lacks for a pipeline is told before anything starts."""
+"""What is missing on a machine for a pipeline is reported before anything starts."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,15 @@ import pytest
 
 from capfilt.cli import main
 from capfilt.config.load import load_pipeline
-from capfilt.engine import preflight as lacks
+from capfilt.engine import preflight
 from capfilt.engine.preflight import missing_requirements
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, no GPU, no cluster, nothing in the hub's cache."""
-    monkeypatch.setattr(lacks, "resolves", lambda host: False)
-    monkeypatch.setattr(lacks, "is_here", lambda model, revision: "/" in model and model.startswith("tiny"))
+    monkeypatch.setattr(preflight, "resolves", lambda host: False)
+    monkeypatch.setattr(preflight, "is_here", lambda model, revision: "/" in model and model.startswith("tiny"))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
@@ -66,10 +66,10 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plan_tells_it_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = ["plan", "demo", "--out", str(tmp_path / "run")]
     assert main([*demo, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lacks"] == []
+    assert json.loads(capsys.readouterr().out)["missing"] == []
     assert main([*demo, "--set", "caption.device=cuda"]) == 2
     told = capsys.readouterr().out
-    assert "this machine lacks:" in told
+    assert "missing on this machine:" in told
     assert "caption.device is cuda" in told
     assert main(["plan", "laion_subset", "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
