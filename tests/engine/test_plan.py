@@ -1,65 +1,66 @@
-"""The plan refuses a selection whose scores no judge writes, and has the calibration between dedup and select."""
+"""Planning: what a run reads before it works, and what it says of a plan."""
 
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from capfilt import run
 from capfilt.config.load import validate
 from capfilt.config.pipeline import Pipeline
 from capfilt.engine.plan import make_plan
-from capfilt.engine.steps import Plan
-from capfilt.errors import ConfigError
 from capfilt.store.run_folder import RunFolder
 
 SAMPLE = Path(__file__).parents[2] / "data/sample"
-SOURCES = [{"type": "parquet", "path": str(SAMPLE / role), "role": role} for role in ("web", "human")]
+
+_OPENED: Counter[str] = Counter()
+_WATCHED: list[Path] = []
+
+
+def _count(event: str, args: tuple[object, ...]) -> None:
+    """Count files below a watched folder that are opened for reading."""
+    if event == "open" and _WATCHED and isinstance(args[0], str | Path) and str(args[1] or "r").startswith("r"):
+        path = Path(str(args[0]))
+        if _WATCHED[0] in path.parents:
+            _OPENED[path.name] += 1
+
+
+sys.addaudithook(_count)  # cannot be removed; does nothing while no folder is watched
 
 
 @pytest.fixture
-def only_itc(tmp_path: Path) -> str:
-    """A judge without files whose card says that it writes ITC alone."""
-    folder = tmp_path / "judge"
-    folder.mkdir()
-    card = "system: fake\nroles: [judge, embedder]\nscores: [itc]\nversion: '1'\n"
-    (folder / "card.yaml").write_text(card)
-    return str(folder)
+def pipeline(tmp_path: Path) -> Pipeline:
+    pq.write_table(pq.read_table(SAMPLE / "web" / "00000.parquet").slice(0, 8), tmp_path / "web.parquet")
+    raw = {
+        "sources": [{"type": "parquet", "path": str(tmp_path / "web.parquet")}],
+        "ingest": {"rows_per_shard": 4},
+        "caption": {"model": "fake"},
+        "score": {"model": "fake"},
+    }
+    return validate(raw, "test")
 
 
-def pipeline(judge: str, **select: Any) -> Pipeline:
-    return validate({"sources": SOURCES, "score": {"model": judge}, "select": select}, "test")
+def test_run_json_is_read_once_in_a_run(pipeline: Pipeline, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(pipeline, out=out, local=True)
+    _OPENED.clear()
+    _WATCHED.append(out)
+    try:
+        run(pipeline, out=out, local=True)
+    finally:
+        _WATCHED.clear()
+    assert _OPENED["run.json"] == 1
 
 
-def planned(asked: Pipeline, folder: Path) -> Plan:
-    return make_plan(asked, RunFolder(folder))
-
-
-def test_a_policy_that_needs_a_score_which_the_judge_does_not_write_is_refused(only_itc: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"select\.policy: itm_threshold needs itm, but the judge of `score` writes"):
-        planned(pipeline(only_itc), tmp_path / "run")
+def test_a_plan_has_one_layout_whose_folders_are_those_of_its_steps(pipeline: Pipeline, tmp_path: Path) -> None:
+    plan = make_plan(pipeline, RunFolder(tmp_path / "run"))
+    assert plan.layout.folders["ingest"] == "pairs"
+    for step in plan.steps:
+        assert plan.layout.fingerprints[step.name] == step.fingerprint
+        assert plan.layout.folders[step.name] == step.spec.output.folder_name(step.fingerprint)
+    assert [group.name for group in plan.groups if group.todo] == [
+        "ingest", "near", "caption+score", "dedup", "select", "emit",
+    ]  # fmt: skip
     assert not (tmp_path / "run").exists()
-    plan = planned(pipeline(only_itc, policy="itc_threshold"), tmp_path / "run")
-    assert plan.steps_by_name["select"].todo
-
-
-def test_the_judge_of_a_finished_run_may_be_gone(only_itc: str, tmp_path: Path) -> None:
-    asked = pipeline(only_itc, policy="itc_threshold")
-    last = planned(asked, tmp_path / "run").layout
-    (last.run / "pairs").mkdir(parents=True)
-    (last.run / "pairs" / "fingerprint.json").write_text("{}")
-    (Path(only_itc) / "card.yaml").unlink()
-    Path(only_itc).rmdir()
-    assert make_plan(asked, RunFolder(last.run), last).layout.digests == last.digests
-    with pytest.raises(ConfigError, match="judge"):
-        planned(asked, tmp_path / "run")
-
-
-def test_calibrate_is_one_task_between_dedup_and_select(tmp_path: Path) -> None:
-    plan = planned(pipeline("tiny/filter", policy="calibrated"), tmp_path)
-    names = [step.name for step in plan.steps]
-    assert names[-4:] == ["dedup", "calibrate", "select", "emit"]
-    assert plan.steps_by_name["calibrate"].todo == (0,)
-    assert "calibrate" in plan.steps_by_name["select"].fingerprint_inputs["inputs"]
-    other = planned(pipeline("tiny/filter"), tmp_path)
-    assert "calibrate" not in other.steps_by_name
-    assert "calibrate" not in other.steps_by_name["select"].fingerprint_inputs["inputs"]
