@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from capfilt.config.load import validate
+from capfilt.config.pipeline import Pipeline
 from capfilt.stages.catalog import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +26,29 @@ def texts(tree: ast.AST) -> Iterator[str]:
             yield node.value
         if isinstance(node, ast.JoinedStr):
             yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+
+
+def yaml_blocks() -> list[tuple[str, dict[str, object]]]:
+    """(page, mapping) of every YAML block of the README and the site whose keys are those of a pipeline file."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            raw = yaml.safe_load(block)
+            if isinstance(raw, dict) and raw.keys() <= Pipeline.model_fields.keys():
+                found.append((path.relative_to(ROOT).as_posix(), raw))
+    return found
+
+
+@pytest.mark.parametrize(("page", "raw"), yaml_blocks())
+def test_pipelines_on_the_pages_are_valid(page: str, raw: dict[str, object]) -> None:
+    whole = {"sources": [{"type": "parquet", "path": "pairs"}], "score": {"model": "tiny/filter"}}
+    assert validate(whole | raw, page)
+
+
+def test_pages_show_pipelines() -> None:
+    assert {"README.md", "docs/quick-start.md", "docs/urls.md", "docs/clusters.md"} <= {
+        page for page, _ in yaml_blocks()
+    }
 
 
 @pytest.fixture(scope="module")

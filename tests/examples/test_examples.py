@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SAYS = {
+    "caption_and_judge": r"(itc -?\d\.\d\d  itm \d\.\d\d  [\s\S]+){2}",
     "filter_my_folder": r"23 images, \d+ kept",
     "recaption": r"15 images; the caption won for \d+ of them",
     "own_threshold": r"itm >= 0.9: \d+ texts of 32 rows kept",

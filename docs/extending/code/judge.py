@@ -8,7 +8,7 @@ from capfilt.models.factory import LoadRequest
 from capfilt.models.protocols import Match, States
 from capfilt.models.registry import load_system
 
-FILE_NAME = re.compile(r"\b(img|dsc|dcim|image|screenshot) ?\d+\b|\b(jpe?g|png|gif|webp)\b")
+FILE_NAME = re.compile(r"\b(img|dsc|dcim|image|screenshot)[ _-]?\d+\b|\b(jpe?g|png|gif|webp)\b")
 
 
 class NoFileNames:
