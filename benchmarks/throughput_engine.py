@@ -1,6 +1,6 @@
 """capfilt's side of the throughput benchmark: the path of its stages over one shard, without Ray.
 
-Images come from Parquet, are decoded and resized in threads ahead of the model as `stages.rows.model_batches` does,
+Images come from Parquet, are decoded and resized in threads ahead of the model as `inference.rows.model_batches` does,
 captioned, judged with both texts, and the results are written to Parquet. A batch is shared out to one lane a core, as
 a worker with several cores does. `Engine.run` is what is timed.
 """
@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.throughput_inputs import PROMPT, Inputs
 from capfilt.inference.batching import ON_CPU, ThreadLanes
-from capfilt.inference.rows import Row, model_batches, pixels_of
+from capfilt.inference.rows import Row, model_batches, prepared_of
 from capfilt.media.images import decode_image
 from capfilt.media.text import pre_caption
 from capfilt.models.blip import Blip, Decoding
@@ -98,8 +98,8 @@ class Engine:
         return self.spent.wall
 
     def _batch(self, rows: list[Row]) -> list[dict[str, Any]]:
-        pixels, uids = pixels_of(rows), [row.uid for row in rows]
-        states = self._timed("vision", lambda: self.captioner.encode_images(pixels))
+        images, uids = prepared_of(rows), [row.uid for row in rows]
+        states = self._timed("vision", lambda: self.captioner.encode(images))
         drawn = self._timed("captions", lambda: self.captioner.captions(states, uids, range(self.samples)))
         if not self.judged:
             return [
@@ -107,7 +107,7 @@ class Engine:
                 for uid, some in zip(uids, drawn, strict=True)
             ]
         if not self.shared:
-            states = self._timed("vision", lambda: self.judge.encode_images(pixels))
+            states = self._timed("vision", lambda: self.judge.encode(images))
         captions = [[caption.text for caption in some] for some in drawn]
         texts = [[row.text or ""] * self.web_texts + some for row, some in zip(rows, captions, strict=True)]
         cleaned = [[pre_caption(text) for text in some] for some in texts]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from capfilt.config.dedup import EvalSet
 from capfilt.dedup.cosine import Vectors
@@ -18,7 +17,7 @@ from capfilt.dedup.hamming import Codes
 from capfilt.dedup.links import Ints, Links
 from capfilt.errors import DataError
 from capfilt.media.images import ImageError, decode_image, phash
-from capfilt.models.blip.adapter import Blip
+from capfilt.models.protocols import Embedder, Prepared
 from capfilt.sources.columns import find_roles
 from capfilt.sources.files import Container
 from capfilt.sources.values import key_text
@@ -41,7 +40,7 @@ class Images(NamedTuple):
 class _Image(NamedTuple):
     key: str
     code: int
-    pixels: torch.Tensor | None
+    prepared: Prepared | None
 
 
 def identity(part: EvalSet) -> list[list[str | int]]:
@@ -49,8 +48,8 @@ def identity(part: EvalSet) -> list[list[str | int]]:
     return [Container("", file.name, file).identity() for file in parquet_files(part.path)]
 
 
-def read(part: EvalSet, max_pixels: int, batch_size: int, blip: Blip | None) -> Images:
-    """Look at every image once, one decoded at a time; `blip` embeds `batch_size` at once.
+def read(part: EvalSet, max_pixels: int, batch_size: int, embedder: Embedder | None) -> Images:
+    """Look at every image once, one decoded at a time; `embedder` embeds `batch_size` at once.
 
     Raises:
         DataError: no such file, no Parquet, no image column, or not one image that can be decoded.
@@ -58,30 +57,30 @@ def read(part: EvalSet, max_pixels: int, batch_size: int, blip: Blip | None) -> 
     keys: list[str] = []
     codes: list[int] = []
     vectors: list[Vectors] = []
-    found = _images(part.path, max_pixels, blip)
+    found = _images(part.path, max_pixels, embedder)
     while batch := list(islice(found, batch_size)):
         keys += [image.key for image in batch]
         codes += [image.code for image in batch]
-        if blip is not None:
-            vectors.append(_embed(blip, batch))
+        if embedder is not None:
+            vectors.append(_embed(embedder, batch))
     if not keys:
         raise DataError(f"{part.path}: not one image of this evaluation set can be decoded; check its image column")
     return Images(keys, np.array(codes, dtype=np.uint64), np.concatenate(vectors) if vectors else None)
 
 
-def _embed(blip: Blip, batch: list[_Image]) -> Vectors:
-    pixels = torch.stack([image.pixels for image in batch if image.pixels is not None])
-    return np.asarray(blip.embed(blip.encode_images(pixels)).cpu().numpy(), dtype=np.float16)
+def _embed(embedder: Embedder, batch: list[_Image]) -> Vectors:
+    states = embedder.encode([image.prepared for image in batch if image.prepared is not None])
+    return np.asarray(embedder.embed(states).half().cpu().numpy(), dtype=np.float16)
 
 
-def _images(path: str, max_pixels: int, blip: Blip | None) -> Iterator[_Image]:
+def _images(path: str, max_pixels: int, embedder: Embedder | None) -> Iterator[_Image]:
     for key, data in _records(path):
         try:
-            picture = decode_image(data or b"", max_pixels)
+            picture = decode_image(data := data or b"", max_pixels)
         except ImageError:
             continue
-        pixels = None if blip is None else blip.preprocess([picture])[0]
-        yield _Image(key, phash(picture), pixels)
+        prepared = None if embedder is None else embedder.prepare(picture, data)
+        yield _Image(key, phash(picture), prepared)
 
 
 def _records(path: str) -> Iterator[tuple[str, bytes | None]]:

@@ -12,16 +12,17 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from io import BytesIO
 from itertools import pairwise
 from typing import Literal, TypeVar
 
 import torch
+from PIL import Image
 
 from capfilt.config.pipeline import ModelSettings, Pipeline, Resources
 from capfilt.errors import CapfiltError, ConfigError
 from capfilt.inference.rows import Record, Row
-from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.static import release_all
+from capfilt.models.protocols import System
 
 ON_CPU = 48
 """Captioning an image takes 154 ms in batches of 16, 123 in batches of 48 and 122 in batches of 64 (BLIP-base, two
@@ -29,41 +30,47 @@ threads); vision goes image by image, and scoring does not care."""
 FIRST, LAST = 8, 512
 """Sizes tried on a GPU, by doubling."""
 PAYS = 1.05
-"""Twice as many images must be so much faster an image."""
+"""Twice as many images must be so much faster per image."""
+BLANK = 384
+"""Side of the image that is timed, pixels."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 Answer = Callable[[list[Row]], dict[int, Record]]
-"""Rows with pixels -> position -> what the model says."""
+"""Rows with a prepared image -> position -> what the systems say."""
 
 
-def lanes_of(pipeline: Pipeline, stage: Literal["caption", "score"], blip: Blip) -> int:
+def lanes_of(pipeline: Pipeline, stage: Literal["caption", "score"], system: System) -> int:
     """The cores that a worker of the stage was given, whole ones; 1 on a GPU."""
     given = pipeline.resources.get(stage, Resources()).num_cpus
-    return max(int(given), 1) if blip.device.type == "cpu" else 1
+    return max(int(given), 1) if system.device.type == "cpu" else 1
 
 
-def batch_size(use: ModelSettings, models: Sequence[Blip], answer: Answer, lanes: int = 1) -> int:
+def batch_size(use: ModelSettings, systems: Sequence[System], answer: Answer, lanes: int = 1) -> int:
     """The pipeline's number; for "auto" what memory allows on a CPU, and what a short probe finds best on a GPU."""
     if use.batch_size != "auto":
         return use.batch_size
-    if models[0].device.type == "cpu":
-        return max(1, min(ON_CPU * lanes, _available() // 8 // sum(_bytes(model) for model in models)))
+    if systems[0].device.type == "cpu":
+        each = sum(system.bytes_per_image for system in systems)
+        return max(1, min(ON_CPU * lanes, _available() // 8 // each))
 
     def seconds(images: int) -> float:
-        rows = [_blank(position, models) for position in range(images)]
+        rows = [_blank(position, systems) for position in range(images)]
         answer(rows)  # kernels are chosen and graphs captured the first time
-        torch.cuda.synchronize(models[0].device)
+        torch.cuda.synchronize(systems[0].device)
         started = time.perf_counter()
         answer(rows)
-        torch.cuda.synchronize(models[0].device)
+        torch.cuda.synchronize(systems[0].device)
         return time.perf_counter() - started
 
-    return probe(seconds)
+    return probe(seconds, systems)
 
 
-def probe(seconds: Callable[[int], float]) -> int:
-    """The size from which on twice as many images gain less than `PAYS`, or do not fit; `seconds(n)` is of n images."""
+def probe(seconds: Callable[[int], float], systems: Sequence[System] = ()) -> int:
+    """The size from which on twice as many images gain less than `PAYS`, or do not fit; `seconds(n)` is of n images.
+
+    What did not fit leaves caches behind, which the systems are asked to free.
+    """
     size = FIRST
     try:
         spent = seconds(size)
@@ -72,19 +79,21 @@ def probe(seconds: Callable[[int], float]) -> int:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        release_all()
+        for system in systems:
+            system.release()
     return size
 
 
 class AdaptiveBatcher:
-    """Asks a model about batches, in pieces that fit: halved when memory runs out, and so from then on."""
+    """Asks systems about batches, in pieces that fit: halved when memory runs out, and so from then on."""
 
-    def __init__(self, answer: Answer, lanes: int = 1) -> None:
-        self._answer, self._size = answer, LAST * lanes
+    def __init__(self, answer: Answer, lanes: int = 1, systems: Sequence[System] = ()) -> None:
+        """`systems`: those that answer; they are asked to free their caches when memory runs out."""
+        self._answer, self._size, self._systems = answer, LAST * lanes, systems
         self._lanes = ThreadLanes(lanes)
 
     def __call__(self, batch: list[Row]) -> dict[int, Record]:
-        """Answers for the rows with status ok, whose pixels are let go. Raises ConfigError: not one image fits."""
+        """Answers for the rows with status ok, whose images are dropped. Raises ConfigError: not one image fits."""
         asked = [row for row in batch if row.status == "ok"]
         found: dict[int, Record] = {}
         while asked:
@@ -94,7 +103,7 @@ class AdaptiveBatcher:
                 continue
             found |= answers
             for row in piece:
-                row.pixels.clear()
+                row.prepared.clear()
             asked = asked[len(piece) :]
         return found
 
@@ -109,7 +118,8 @@ class AdaptiveBatcher:
                     f"memory ran out on one image ({piece[0].uid}): {str(error).splitlines()[0]}; free some, ask for "
                     "fewer captions (caption.samples), or take a smaller model or precision"
                 ) from error
-        release_all()
+        for system in self._systems:
+            system.release()
         return None
 
 
@@ -140,17 +150,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _blank(position: int, models: Sequence[Blip]) -> Row:
+def _blank(position: int, systems: Sequence[System]) -> Row:
     """A row of usual size, to be timed."""
+    image = Image.new("RGB", (BLANK, BLANK))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
     row = Row(position, f"{position:016x}", "web", "a photo of a thing on a table " * 2, None, True, "ok")
-    row.pixels = [torch.zeros(3, model.image_size, model.image_size) for model in models]
+    row.prepared = [system.prepare(image, buffer.getvalue()) for system in systems]
     return row
-
-
-def _bytes(model: Blip) -> int:
-    """What an image takes, about: pixels of three batches, states, their packed copies, the captions' caches."""
-    vision = model.config.vision
-    return 4 * 6 * (3 * vision.image_size**2 + (vision.grid**2 + 1) * vision.width)
 
 
 def _available() -> int:

@@ -3,7 +3,8 @@
 A batch is so many rows, in row order, of which something is asked; it is formed inside one shard from the data alone.
 Neither row groups nor rows that are left out because they kill a worker move its bounds, since off the CPU sums differ
 in their last bits with the batch. Full-size pictures live only inside the two decoding threads; what waits for the
-model are its inputs (1.8 MB an image at 384 pixels), of three batches at most; on a GPU if it has one (`feed`).
+model are its inputs (BLIP: 1.8 MB per image at 384 pixels), of three batches at most; on a GPU if it computes there
+(`transfer`).
 """
 
 from collections import deque
@@ -15,16 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from capfilt.config.pipeline import ModelSettings
 from capfilt.errors import DataError
-from capfilt.inference.transfer import Feed, together, transfer_to
+from capfilt.inference.transfer import Transfer, transfer_to
 from capfilt.media.images import ImageError, decode_image
 from capfilt.media.pillow import decoding
-from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.precision import apply_precision
-from capfilt.models.device import pick_device
+from capfilt.models.protocols import Prepared, System
 from capfilt.store.layout import RunLayout
 from capfilt.store.row_filter import RowFilter
 from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, ShardTable, StageOutput
@@ -61,28 +58,8 @@ class Row:
     error: str | None = None
     image: bytes | None = None
     """The file, until it is decoded."""
-    pixels: list[Tensor] = field(default_factory=list)
-    """(3, S, S) float32 for each model, once decoded, until all have answered; where the model computes (`feed`)."""
-
-
-def how(use: ModelSettings) -> dict[str, Any]:
-    """What of it decides a model's numbers, JSON-able: for fingerprints."""
-    return {"batch_size": use.batch_size, "precision": use.precision}
-
-
-def load_model(use: ModelSettings, role: str) -> Blip:
-    """The weights on their device, one torch thread on a CPU: bits must not depend on its cores.
-
-    (One actor a core is the faster way to use them too: 0.434 against 0.384 images/s, measured.)
-    Raises ConfigError: no such model or device, a model without that role, a precision that the device has not.
-    CheckpointError: no BLIP.
-    """
-    device = pick_device(use.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    blip = Blip.load(use.model, revision=use.revision, device=str(device), tokenizer=use.tokenizer)
-    blip.require(role)
-    return apply_precision(blip, use.precision)
+    prepared: list[Prepared] = field(default_factory=list)
+    """The image for each system, once decoded, until all have answered; where the system computes (`transfer`)."""
 
 
 def aligned(
@@ -150,17 +127,20 @@ def _asked(records: Mapping[ShardTable, Record], roles: Sequence[str], skip_mark
     return pairs["role"] in roles and pairs["status"] == "ok" and not (skip_marked and mark is not None)
 
 
-def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pixels: int) -> Iterator[list[Row]]:
-    """Every row, in order, in pieces of which `size` are asked; those with status ok have their pixels for each model.
+def model_batches(rows: Iterable[Row], size: int, systems: Sequence[System], max_pixels: int) -> Iterator[list[Row]]:
+    """Every row, in order, in pieces of which `size` are asked; those with status ok are prepared for each system.
 
     A row whose image cannot be decoded has failed; it keeps its place in its batch.
     """
-    feeds = [transfer_to(model.device) for model in models]
+    transfers = [transfer_to(system.device) for system in systems]
 
     def load(row: Row) -> None:
         try:
-            image = decode_image(row.image or b"", max_pixels)
-            row.pixels = [feed.send(model.preprocess([image])[0]) for feed, model in zip(feeds, models, strict=True)]
+            data = row.image or b""
+            image = decode_image(data, max_pixels)
+            row.prepared = [
+                transfer.send(system.prepare(image, data)) for transfer, system in zip(transfers, systems, strict=True)
+            ]
         except ImageError as error:
             row.status, row.error = "failed", str(error)
         row.image = None
@@ -170,9 +150,9 @@ def model_batches(rows: Iterable[Row], size: int, models: Sequence[Blip], max_pi
         for batch in _grouped(rows, size):
             waiting.append((batch, [pool.submit(load, row) for row in batch if row.status == "ok"]))
             if len(waiting) > AHEAD:
-                yield _arrived(*waiting.popleft(), feeds)
+                yield _arrived(*waiting.popleft(), transfers)
         while waiting:
-            yield _arrived(*waiting.popleft(), feeds)
+            yield _arrived(*waiting.popleft(), transfers)
 
 
 def _grouped(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -188,14 +168,19 @@ def _grouped(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _arrived(batch: list[Row], decoding: list[Future[None]], feeds: Sequence[Feed]) -> list[Row]:
+def _arrived(batch: list[Row], decoding: list[Future[None]], transfers: Sequence[Transfer]) -> list[Row]:
     for future in decoding:
         future.result()
-    for model, feed in enumerate(feeds):
-        feed.arrive([row.pixels[model] for row in batch if row.pixels])
+    for system, transfer in enumerate(transfers):
+        transfer.arrive([row.prepared[system] for row in batch if row.prepared])
     return batch
 
 
-def pixels_of(rows: Sequence[Row], model: int = 0) -> Tensor:
-    """(B, 3, S, S) float32 of rows with status ok, for a model of those that `model_batches` was given."""
-    return together([row.pixels[model] for row in rows])
+def prepared_of(rows: Sequence[Row], system: int = 0) -> list[Prepared]:
+    """The images of rows with status ok, for a system of those that `model_batches` was given."""
+    return [row.prepared[system] for row in rows]
+
+
+def sidecar_record(row: Row, columns: Record) -> Record:
+    """A row of a model's sidecar; columns that are missing are null."""
+    return {"uid": row.uid, "status": row.status, "error": row.error, **columns}

@@ -6,15 +6,14 @@ A caption is drawn with noise keyed on (seed, uid, sample, position), so it does
 bit of it in fp32 and int8 on a CPU, up to rounding elsewhere.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from capfilt.config.pipeline import CaptionSettings, Pipeline
-from capfilt.inference.batching import AdaptiveBatcher, batch_size, lanes_of
-from capfilt.inference.rows import Record, Row, how, load_model, model_batches, pixels_of, read_rows
-from capfilt.models.blip.adapter import Blip
+from capfilt.inference.fingerprint import fingerprint_fields
+from capfilt.inference.rows import Record, Row, prepared_of, read_rows, sidecar_record
+from capfilt.inference.worker import SystemWorker
+from capfilt.models.protocols import Captioner, States
+from capfilt.models.registry import load_captioner
 from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
 from capfilt.store.row_filter import open_output
@@ -27,7 +26,7 @@ def settings(pipeline: Pipeline) -> Any:
     if use is None:
         return None
     drawn = {"decoding": use.decoding.model_dump(), "samples": use.samples, "seed": use.seed}
-    return {**drawn, **how(use), "skip_models": pipeline.dedup.skip_models}
+    return {**drawn, **fingerprint_fields(use), "skip_models": pipeline.dedup.skip_models}
 
 
 SPEC = StageSpec(output=CAPTIONS, version=4, settings=settings, inputs=(PAIRS, NEAR), model=lambda p: p.caption)
@@ -44,42 +43,27 @@ class CaptionStage:
         self.use: CaptionSettings = layout.pipeline.caption
 
     def setup(self) -> None:
-        """Load the model. Raises as `load_model`."""
+        """Load the model. Raises as `registry.load_captioner`."""
         self.load()
-        lanes = lanes_of(self.layout.pipeline, "caption", self.blip)
-        self.size = batch_size(self.use, [self.blip], self.answer, lanes)
-        self._batcher = AdaptiveBatcher(self.answer, lanes)
+        self.worker = SystemWorker(self.layout.pipeline, "caption", self.use, [self.captioner], self.answer)
 
     def load(self) -> None:
-        """The captioner. Raises as `load_model`."""
-        self.blip: Blip = load_model(self.use, "captioner")
-        self.blip.decoding = self.use.decoding.model_copy(update={"seed": self.use.seed})
+        """Load the captioner. Raises as `registry.load_captioner`."""
+        self.captioner: Captioner = load_captioner(self.use)
 
     def process(self, task: Task) -> None:
         """Caption one shard's images; see `Stage.process`. Raises DataError for damaged inputs."""
         rows = read_rows(self.layout, task.index, SPEC.inputs, ("web",), task.rows)
-        max_pixels = self.layout.pipeline.ingest.max_pixels
-        batches = model_batches(rows, self.size, [self.blip], max_pixels)
-        with open_output(self.layout.shard(CAPTIONS, task.index), arrow(CAPTIONS), task.rows) as output:
-            output.write(self._records(batches))
-
-    def _records(self, batches: Iterable[list[Row]]) -> Iterator[Record]:
-        for batch in batches:
-            found = self._batcher(batch)
-            for row in batch:
-                yield record(row, found.get(row.position, {}))
+        path = self.layout.shard(CAPTIONS, task.index)
+        with self.worker.threads(), open_output(path, arrow(CAPTIONS), task.rows) as output:
+            output.write(sidecar_record(row, found) for row, found in self.worker.answers(rows))
 
     def answer(self, rows: list[Row]) -> dict[int, Record]:
-        """Position -> `captions`, of rows with pixels."""
-        return self.captions(rows, self.blip.encode_images(pixels_of(rows)))
+        """Position -> `captions`, of rows with a prepared image."""
+        return self.captions(rows, self.captioner.encode(prepared_of(rows)))
 
-    def captions(self, rows: list[Row], states: Tensor) -> dict[int, Record]:
-        """Position -> `captions`; states (B, P + 1, D) of the rows' images."""
-        drawn = self.blip.captions(states, [row.uid for row in rows], range(self.use.samples))
+    def captions(self, rows: list[Row], states: States) -> dict[int, Record]:
+        """Position -> `captions`; `states` of the rows' images."""
+        drawn = self.captioner.captions(states, [row.uid for row in rows], range(self.use.samples))
         lists = [[{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(some)] for some in drawn]
         return {row.position: {"captions": captions} for row, captions in zip(rows, lists, strict=True)}
-
-
-def record(row: Row, captions: Record) -> Record:
-    """The row's columns of `captions`."""
-    return {"uid": row.uid, "status": row.status, "error": row.error, **captions}

@@ -12,6 +12,7 @@ One worker, all shards, in memory: 100 bytes a row, 2 bytes a number of each emb
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,8 +24,9 @@ from capfilt.config.source import source_name
 from capfilt.dedup import cosine, evalset, hamming, rows
 from capfilt.dedup.groups import DUPLICATE_KINDS, DuplicateGroups
 from capfilt.dedup.links import Floats, Ints, Links
-from capfilt.inference.rows import load_model
-from capfilt.models.blip.adapter import Blip
+from capfilt.models.device import model_threads
+from capfilt.models.protocols import EmbeddingJudge
+from capfilt.models.registry import load_judge
 from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import DEDUP, NEAR, PAIRS, SCORES, ShardTable
@@ -70,13 +72,13 @@ class DedupStage:
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout, self._dedup = layout, layout.pipeline.dedup
-        self._blip: Blip | None = None
+        self._judge: EmbeddingJudge | None = None
 
     def setup(self) -> None:
-        """Load the filter, if evaluation images are to be embedded with it. Raises as `load_model`."""
+        """Load the judge, if evaluation images are to be embedded with it. Raises as `registry.load_judge`."""
         use = self._layout.pipeline.score
         if use is not None and any(part.min_similarity is not None for part in self._dedup.decontaminate):
-            self._blip = load_model(use, "judge")
+            self._judge = load_judge(use)
 
     def process(self, task: Task) -> None:
         """Write all shards. No image of a row is touched.
@@ -104,7 +106,7 @@ class DedupStage:
 
     def _embedded(self, rank: Ints) -> _Embedded | None:
         """None where no embedding is stored or none is asked for."""
-        asked = self._dedup.semantic is not None or self._blip is not None
+        asked = self._dedup.semantic is not None or self._judge is not None
         if not asked or not self._layout.has(SCORES):
             return None
         at, parts, start = [], [], 0
@@ -152,9 +154,10 @@ class DedupStage:
     ) -> tuple[str, list[str], Iterator[Links]]:
         """Name and keys of a set, and the links of rows to its images."""
         use = self._layout.pipeline.score
-        blip = None if part.min_similarity is None else self._blip
+        judge = None if part.min_similarity is None else self._judge
         size = 16 if use is None or use.batch_size == "auto" else use.batch_size
-        images = evalset.read(part, self._layout.pipeline.ingest.max_pixels, size, blip)
+        with nullcontext() if judge is None else model_threads(judge.device):
+            images = evalset.read(part, self._layout.pipeline.ingest.max_pixels, size, judge)
         return source_name(part), images.keys, _meet(part, images, codes, embedded)
 
     def _sidecars(self, kind: ShardTable, columns: tuple[str, ...]) -> Iterator[pa.Table]:

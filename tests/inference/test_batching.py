@@ -11,7 +11,7 @@ from capfilt.errors import CheckpointError, ConfigError
 from capfilt.inference import batching
 from capfilt.inference.batching import FIRST, LAST, ON_CPU, AdaptiveBatcher, ThreadLanes, batch_size, probe
 from capfilt.inference.rows import Record, Row
-from capfilt.models.blip.adapter import Blip
+from capfilt.models.fake import FakeSystem
 from capfilt.stages.base import Task
 from capfilt.stages.caption_score import CaptionScoreStage
 
@@ -21,7 +21,7 @@ FULL = "[enforce fail at alloc_cpu.cpp:113] DefaultCPUAllocator: can't allocate 
 def rows(count: int) -> list[Row]:
     made = [Row(i, f"{i:016x}", "web", "a", None, True, "ok") for i in range(count)]
     for row in made:
-        row.pixels = [torch.zeros(3, 2, 2)]
+        row.prepared = [b"image"]
     return made
 
 
@@ -35,7 +35,7 @@ class Model:
         self.asked.append(len(piece))
         if len(piece) > self.room:
             raise self.error
-        return {row.position: {"pixels": len(row.pixels)} for row in piece}
+        return {row.position: {"images": len(row.prepared)} for row in piece}
 
 
 @pytest.mark.parametrize("error", [RuntimeError(FULL), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
@@ -43,9 +43,9 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_the_next(error: Exceptio
     model = Model(5, error)
     pieces, batch = AdaptiveBatcher(model), rows(13)
     batch[3].status = "failed"
-    assert pieces(batch) == {i: {"pixels": 1} for i in range(13) if i != 3}
+    assert pieces(batch) == {i: {"images": 1} for i in range(13) if i != 3}
     assert model.asked == [12, 6, 3, 3, 3, 3]
-    assert [len(row.pixels) for row in batch] == [1 if i == 3 else 0 for i in range(13)]
+    assert [len(row.prepared) for row in batch] == [1 if i == 3 else 0 for i in range(13)]
     model.asked.clear()
     assert set(pieces(rows(4))) == {0, 1, 2, 3}
     assert model.asked == [3, 1]
@@ -85,15 +85,15 @@ def test_the_probe_hides_no_bug() -> None:
 
 
 def test_a_number_is_taken_auto_is_what_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    blip = Blip.load("tiny/filter")
-    assert batch_size(ModelSettings(model="m", batch_size=3), [blip], Model(0)) == 3
+    fake = FakeSystem()
+    assert batch_size(ModelSettings(model="m", batch_size=3), [fake], Model(0)) == 3
     auto = ModelSettings(model="m")
-    assert batch_size(auto, [blip], Model(0)) == ON_CPU
-    one = batching._bytes(blip)
+    assert batch_size(auto, [fake], Model(0)) == ON_CPU
+    one = fake.bytes_per_image
     for free, size in ((0, 1), (8 * 5 * one, 5), (8 * 5 * one - 1, 4)):
         monkeypatch.setattr(batching, "_available", lambda free=free: free)
-        assert batch_size(auto, [blip], Model(0)) == size
-    assert batch_size(auto, [blip, blip], Model(0)) == 2
+        assert batch_size(auto, [fake], Model(0)) == size
+    assert batch_size(auto, [fake, fake], Model(0)) == 2
 
 
 def test_a_gpu_is_probed_with_blank_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +101,13 @@ def test_a_gpu_is_probed_with_blank_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     sizes = list[int]()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(batching, "LAST", 16)
-    model: Any = SimpleNamespace(device=torch.device("cuda"), image_size=4)
+    prepare = lambda image, data: {"pixels": torch.zeros(3, *image.size)} if data[1:4] == b"PNG" else {}  # noqa: E731
+    model: Any = SimpleNamespace(device=torch.device("cuda"), prepare=prepare)
 
     def answer(piece: list[Row]) -> dict[int, Record]:
         sizes.append(len(piece))
-        assert all(pixels.shape == (3, 4, 4) for row in piece for pixels in row.pixels)
+        assert all(one["pixels"].shape == (3, 384, 384) for row in piece for one in row.prepared)
+        assert all(len(row.prepared) == 2 for row in piece)
         return {}
 
     assert batch_size(ModelSettings(model="m"), [model, model], answer) in (8, 16)
@@ -128,7 +130,7 @@ def test_both_stages_answer_in_halves_with_the_same_bytes(make_layout: Any, pair
                 raise RuntimeError(FULL)
             return answers
 
-        stage._batcher = AdaptiveBatcher(narrow)
+        stage.worker.batcher = AdaptiveBatcher(narrow)
         stage.process(Task(0))
         found.append([layout.shard(part, 0).read_bytes() for part in ("caption", "score")])
     assert found[0] == found[1]
@@ -152,3 +154,21 @@ def test_lanes_share_out_in_order_and_raise_when_all_have_ended(count: int) -> N
         lanes.map(work, list(range(8)))
     failed = next(part for part in (range(i * 8 // count, (i + 1) * 8 // count) for i in range(count)) if 3 in part)
     assert sorted(ended) == [item for item in range(8) if item not in failed]
+
+
+def test_caches_are_freed_where_memory_ran_out() -> None:
+    class Cached(FakeSystem):
+        released = 0
+
+        def release(self) -> None:
+            self.released += 1
+
+    systems = [Cached(), Cached()]
+    AdaptiveBatcher(Model(5), systems=systems)(rows(13))
+    assert [system.released for system in systems] == [2, 2]
+
+    def seconds(images: int) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert probe(seconds, systems) == FIRST
+    assert [system.released for system in systems] == [3, 3]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from capfilt.errors import DataError
 from capfilt.inference import rows as module
-from capfilt.inference.rows import Row, aligned, model_batches, pixels_of, read_rows
+from capfilt.inference.rows import Row, aligned, model_batches, prepared_of, read_rows
 from capfilt.store.row_filter import RowFilter
 from capfilt.store.schema import NEAR, PAIRS
 
@@ -54,11 +54,11 @@ def test_little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
         most["pictures"] = max(most["pictures"], len(pictures))
         return picture
 
-    def preprocess(images: list[Picture]) -> list[torch.Tensor]:
+    def prepare(image: Picture, data: bytes) -> dict[str, torch.Tensor]:
         made = torch.zeros(3, 4, 4)
         pixels.add(made)
         most["pixels"] = max(most["pixels"], len(pixels))
-        return [made]
+        return {"pixels": made}
 
     def endless() -> Iterator[Row]:
         nonlocal read
@@ -67,12 +67,12 @@ def test_little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "decode_image", decode)
     gc.collect()
-    model: Any = SimpleNamespace(preprocess=preprocess, device=torch.device("cpu"))
+    model: Any = SimpleNamespace(prepare=prepare, device=torch.device("cpu"))
     stream = model_batches(endless(), 4, [model], 100)
     for number, batch in enumerate(islice(stream, 10), start=1):
-        assert pixels_of(batch).shape == (4, 3, 4, 4)
-        for one in batch:
-            one.pixels.clear()
+        assert [one["pixels"].shape for one in prepared_of(batch)] == [(3, 4, 4)] * 4
+        for row_ in batch:
+            row_.prepared.clear()
         assert read <= 4 * (number + module.AHEAD)
     stream.close()
     assert most["pictures"] <= module.THREADS
@@ -81,10 +81,10 @@ def test_little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_decoding")
 def test_an_error_that_is_not_the_image_s_is_raised() -> None:
-    def broken(images: object) -> Any:
+    def broken(image: object, data: bytes) -> Any:
         raise RuntimeError("no memory")
 
-    model: Any = SimpleNamespace(preprocess=broken, device=torch.device("cpu"))
+    model: Any = SimpleNamespace(prepare=broken, device=torch.device("cpu"))
     with pytest.raises(RuntimeError, match="no memory"):
         list(model_batches([row(0)], 4, [model], 100))
 

@@ -78,7 +78,7 @@ def test_bytes_do_not_depend_on_a_workers_cores(
         layout = make_layout([mixed], name=str(cores), caption=QUICK, resources=resources)
         for stage in stages:
             made = ready(stage, layout)
-            assert made._batcher._lanes.count == cores
+            assert made.worker.batcher._lanes.count == cores
             made.process(Task(0))
         found.append(files(layout))
     assert found[0] == found[1] == found[2]

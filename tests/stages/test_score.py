@@ -107,7 +107,7 @@ def test_one_vision_pass_an_image(layout: RunLayout) -> None:
     stage = ScoreStage(layout)
     stage.setup()
     seen = list[int]()
-    stage.blip.med.vision.register_forward_hook(lambda module, given, states: seen.append(len(states)))
+    stage.judge.med.vision.register_forward_hook(lambda module, given, states: seen.append(len(states)))
     stage.process(Task(0))
     assert seen == [3, 1]  # four asked, of which the bytes of one are no image; the fifth
 

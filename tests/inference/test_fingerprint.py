@@ -1,0 +1,49 @@
+"""What decides a model's numbers is in the fingerprint, the device too."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from capfilt.config.load import validate
+from capfilt.config.pipeline import Pipeline
+from capfilt.inference.fingerprint import fingerprint_fields, resolve_devices
+from capfilt.stages.caption import settings as caption_settings
+from capfilt.stages.score import settings as score_settings
+
+
+def pipeline(device: str, **parts: Any) -> Pipeline:
+    raw = {"sources": [{"type": "parquet", "path": "pairs.parquet"}]}
+    models = {part: {"model": "fake", "device": device} for part in ("caption", "score")}
+    return validate(raw | models | parts, "test.yaml")
+
+
+def test_a_run_on_another_device_has_another_fingerprint() -> None:
+    for settings in (caption_settings, score_settings):
+        assert settings(pipeline("cpu")) != settings(pipeline("cuda"))
+
+
+@pytest.mark.parametrize("part", ["batch_size", "precision", "device"])
+def test_each_field_counts(part: str) -> None:
+    use = pipeline("cpu").score
+    assert use is not None
+    other = use.model_copy(update={part: {"batch_size": 3, "precision": "int8", "device": "cuda"}[part]})
+    assert fingerprint_fields(other) != fingerprint_fields(use)
+
+
+@pytest.mark.parametrize(("here", "device"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_resolved_before_it_counts(here: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    found = resolve_devices(pipeline("auto"))
+    assert found.caption is not None
+    assert found.score is not None
+    assert found.caption.device == found.score.device == device
+    named = pipeline("cpu")
+    assert resolve_devices(named) is named
+
+
+def test_workers_with_gpus_compute_on_them_whatever_the_driver_has() -> None:
+    found = resolve_devices(pipeline("auto", resources={"caption": {"num_gpus": 0.5}}))
+    assert found.caption is not None
+    assert found.score is not None
+    assert (found.caption.device, found.score.device) == ("cuda", resolve_devices(pipeline("auto")).score.device)
