@@ -173,7 +173,7 @@ def test_itm_and_lm_are_part_of_some_steps(lab: Lab, monkeypatch: pytest.MonkeyP
     seen, forward = [], bootstrap_model.BlipObjective.forward
 
     def told(self, batch):
-        seen.append((self.config.itm > 0, self.config.lm > 0))
+        seen.append((self.settings.itm > 0, self.settings.lm > 0))
         return forward(self, batch)
 
     monkeypatch.setattr(bootstrap_model.BlipObjective, "forward", told)
