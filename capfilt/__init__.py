@@ -1,4 +1,4 @@
-"""capfilt: BLIP's CapFilt, open and complete: noisy image-text pairs in, a bootstrapped dataset out.
+"""capfilt: CapFilt of BLIP, from noisy image-text pairs to a captioned and filtered data set.
 
 from capfilt import Pipeline, load_pipeline, run, select, retry, open_run
 result = run("demo", out="runs/demo")
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from capfilt.config.pipeline import Pipeline
     from capfilt.store.run_folder import open_run
 
-_HOMES = {"Pipeline": "config.pipeline", "load_pipeline": "config.load", "open_run": "store.run_folder"}
+_MODULES = {"Pipeline": "config.pipeline", "load_pipeline": "config.load", "open_run": "store.run_folder"}
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when first asked for: `capfilt --help` need not wait for torch."""
+    """Import a public name on its first use, so that `capfilt --help` does not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module 'capfilt' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"capfilt.{_HOMES.get(name, 'api')}"), name)
+    return getattr(import_module(f"capfilt.{_MODULES.get(name, 'api')}"), name)

@@ -1,1 +1,1 @@
-"""What lies on disk: schema, shards, Parquet, run folder, sidecars, fingerprints."""
+"""The files of a run: schema, shards, Parquet, run folder, sidecars, fingerprints."""

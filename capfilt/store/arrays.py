@@ -1,4 +1,4 @@
-"""NumPy forms of stored columns."""
+"""Types of NumPy arrays that hold stored columns, one element per row or per text."""
 
 from typing import TypeAlias
 
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float32]
 Bools: TypeAlias = NDArray[np.bool_]
 Reasons: TypeAlias = NDArray[np.object_]
-"""str, or None where the text is kept."""
+"""Why a text is not kept, as str; None where it is kept."""
 
 
 def equal(values: NDArray[np.object_], value: str | None) -> Bools:
-    """Elementwise."""
+    """Compare each element with `value`. Returns an array of the same shape; unlike `==`, it works for None, too."""
     return np.asarray(values == value, dtype=bool)

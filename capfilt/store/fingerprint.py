@@ -1,25 +1,37 @@
-"""Fingerprints: what made a stage's output, as a short hash for names and as the material that shows what changed."""
+"""Fingerprints: everything that determines a stage's output, hashed for folder names.
+
+The inputs of a fingerprint are stored beside it, so that a changed fingerprint can be explained.
+"""
 
 import hashlib
 import json
 from typing import Any
 
 
-def canonical(material: Any) -> str:
-    """JSON with sorted keys and no spaces; equal material gives equal text."""
-    return json.dumps(material, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def canonical(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces; equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def fingerprint(material: Any) -> str:
-    """The first 12 hex digits of sha256 over the canonical JSON."""
-    return hashlib.sha256(canonical(material).encode()).hexdigest()[:12]
+def fingerprint(inputs: Any) -> str:
+    """Return the first 12 hex digits of sha256 over the canonical JSON of what determines an output."""
+    return hashlib.sha256(canonical(inputs).encode()).hexdigest()[:12]
 
 
 _ABSENT = object()
 
 
 def changes(old: Any, new: Any, where: str = "", limit: int = 4) -> list[str]:
-    """Where two materials differ, each as `key: old -> new`; the first `limit`. Empty only if they are equal."""
+    """Describe where the inputs of two fingerprints differ.
+
+    Args:
+        old, new: JSON values.
+        where: dotted key of these values in a larger one.
+        limit: the number of differences to return at most.
+
+    Returns:
+        `key: old -> new` per difference; empty only if the values are equal.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in sorted({*old, *new})]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

@@ -1,4 +1,4 @@
-"""Where everything of a run is stored: which rows make a shard, and the folder of every stage."""
+"""Where a run stores its files: the rows of every shard, and the folder of every stage."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,19 +10,19 @@ from capfilt.store.shards import shard_name
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """What one pairs shard contains: rows [start, stop) of one file (or list) of one source."""
+    """The rows of one pairs shard: [start, stop) of one file (or list) of one source."""
 
     source: str
     """Name of the source."""
     path: str
-    """Relative to the source's path; "" where the path is the file."""
+    """File, relative to the path of the source; "" where that path is the file itself."""
     start: int
     stop: int
 
 
 @dataclass(frozen=True)
 class RunLayout:
-    """All that a stage needs to work on a run: small, picklable, the same in every worker.
+    """All that a stage needs to know of a run: small, picklable, the same in every worker.
 
     Methods that take a stage accept its name, or the `StageOutput` that it writes.
     """
@@ -41,7 +41,7 @@ class RunLayout:
     """The folder of pairs that this run's pairs replace after `capfilt retry`."""
 
     def previous_shard(self, index: int) -> Path | None:
-        """Return a shard of the pairs before `capfilt retry`, or None where nothing was retried."""
+        """Return the file of a pairs shard before `capfilt retry`, or None if nothing was retried."""
         return None if self.previous is None else self.run / self.previous / shard_name(index)
 
     def has(self, stage: str | StageOutput) -> bool:

@@ -1,10 +1,10 @@
-"""Reading a stranger's Parquet files: no code from them runs, no flipped bit passes where checksums were written.
+"""Read untrusted Parquet files: no code in them is run, and page checksums are verified where they were written.
 
-Two measured facts stand behind it (spec/threats.md, 4 and 5). A process that has imported `ray.data` runs pickles out
-of a file whose columns are of Ray's extension type, through plain `read_table(...).to_pylist()`: extension types are
-refused by schema, before any data is read, whether or not the process at hand knows the type (the answer must not
-depend on what was imported). And 249 of 300 single-bit flips gave wrong data in silence with pyarrow's defaults,
-none with page checksums written and verified.
+Two measurements are the reason. A process that has imported `ray.data` runs pickles out of a file whose columns are of
+Ray's extension type, through plain `read_table(...).to_pylist()`. Extension types are therefore refused by schema,
+before any data is read, even if this process does not know the type: the result must not depend on what was imported.
+And 249 of 300 single-bit flips gave wrong data silently with pyarrow's defaults; none did with page checksums written
+and verified.
 """
 
 import glob
@@ -20,16 +20,20 @@ import pyarrow.parquet as pq
 from capfilt.errors import DataError
 
 READ_BYTES = 2**20
-"""Of a column chunk held at a time. Whole chunks, pyarrow's default, made 545 MB of a 400 MB row group."""
+"""Bytes of a column chunk to read at a time. Whole chunks, pyarrow's default, took 545 MB for a 400 MB row group."""
 
 _EXTENSION_KEY = b"ARROW:extension:name"
 
 
 def parquet_files(path: str | Path) -> list[Path]:
-    """The Parquet files that `path` names: a file, a directory (its `*.parquet`, not recursive) or a glob; sorted.
+    """Return the Parquet files that a path names, sorted.
 
-    Hidden and temporary names (starting with `.` or `_`) are left out of directories and globs.
-    Raises DataError if there is none.
+    Args:
+        path: a file, a directory (its `*.parquet`, not recursive) or a glob. Files of a directory or glob whose names
+            start with `.` or `_` are hidden or temporary and left out.
+
+    Raises:
+        DataError: there is none.
     """
     given = Path(path)
     if given.is_file():
@@ -42,19 +46,23 @@ def parquet_files(path: str | Path) -> list[Path]:
 
 
 def safe_schema(path: str | Path) -> pa.Schema:
-    """The file's Arrow schema, read from its footer alone.
+    """Read a file's Arrow schema from its footer.
 
-    Raises DataError, naming file and column, if a column is of an extension type or has one nested anywhere in it.
+    Raises:
+        DataError: as `open_parquet`.
     """
     with open_parquet(path) as file:
         return file.schema_arrow
 
 
 def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """The file opened with page checksum verification, its schema found free of extension types.
+    """Open a file with page checksum verification, and refuse extension types.
 
-    Raises DataError if it is missing, truncated, no Parquet file, or has an extension type. What a later read of its
-    pages raises is turned into DataError by `parquet_errors`.
+    Read its pages inside `parquet_errors`, which turns errors of pyarrow into DataError.
+
+    Raises:
+        DataError: the file is missing, truncated or no Parquet file; or a column, which is named, is of an extension
+            type or contains one.
     """
     with parquet_errors(path):
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False, buffer_size=READ_BYTES)
@@ -68,10 +76,15 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
 
 
 def read_row_group(path: str | Path, group: int, columns: Sequence[str]) -> pa.Table:
-    """Row group `group` (from 0) of one file, the named columns only, as one table.
+    """Read some columns of one row group into memory; Parquet has no smaller unit that can be read at random.
 
-    The whole row group is held in memory: Parquet has no smaller unit that can be read at random.
-    Raises DataError as `open_parquet` does, and for a page whose checksum does not fit.
+    Args:
+        path: the file.
+        group: number of the row group, from 0.
+        columns: names of the columns.
+
+    Raises:
+        DataError: as `open_parquet`, or the checksum of a page does not match.
     """
     with open_parquet(path) as file, parquet_errors(path, f"row group {group}"):
         return file.read_row_group(group, columns=list(columns), use_threads=False)
@@ -79,7 +92,7 @@ def read_row_group(path: str | Path, group: int, columns: Sequence[str]) -> pa.T
 
 @contextmanager
 def parquet_errors(path: str | Path, where: str = "footer") -> Iterator[None]:
-    """Turns what pyarrow raises inside the block into a DataError that names the file and `where` in it."""
+    """Turn errors of pyarrow inside the block into a DataError that names the file and `where` in it."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -89,10 +102,10 @@ def parquet_errors(path: str | Path, where: str = "footer") -> Iterator[None]:
 
 
 class RowGroupCache:
-    """Row groups by (path, number, columns), least recently used ones dropped to stay within a number of bytes.
+    """Cache of row groups that drops the least recently used ones to stay within a number of bytes.
 
-    Bytes are counted as the footer states them after decompression; a value repeated on many rows is stored once
-    there and counts once. One row group is always held, however large.
+    Sizes are those in the footer, after decompression; a value that many rows repeat is stored once and counts once.
+    One row group is always held, whatever its size.
     """
 
     def __init__(self, budget: int) -> None:
@@ -100,7 +113,7 @@ class RowGroupCache:
         self._tables: OrderedDict[tuple[str, int, tuple[str, ...]], tuple[int, pa.Table]] = OrderedDict()
 
     def get(self, path: str, number: int, columns: Sequence[str], cost: int) -> pa.Table:
-        """The row group, read if it is not held; `cost` is its size in bytes. Raises DataError as `read_row_group`."""
+        """Return a row group of `cost` bytes, read if it is not held. Raises DataError as `read_row_group`."""
         key = (path, number, tuple(columns))
         if key not in self._tables:
             while self._tables and self._held + cost > self._budget:
@@ -112,37 +125,37 @@ class RowGroupCache:
 
 
 def column_bytes(metadata: Any, columns: Sequence[str]) -> int:
-    """Bytes of these top-level columns after decompression, from a row group's metadata."""
+    """Return the bytes of these top-level columns after decompression, from a row group's metadata."""
     chunks = (metadata.column(i) for i in range(metadata.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Bytes, 32- or 64-bit offsets."""
+    """Return whether values are bytes, with 32- or 64-bit offsets."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """An image column: bytes, or a struct with a field `bytes`."""
+    """Return whether values can be images: bytes, or a struct with a field `bytes`."""
     if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and is_binary(kind.field(place).type)
+        index = kind.get_field_index("bytes")
+        return index >= 0 and is_binary(kind.field(index).type)
     return is_binary(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """A list of variable length."""
+    """Return whether values are lists of variable length."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Text, plain, dictionary-encoded or all null."""
+    """Return whether values are text: plain, dictionary-encoded or all null."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def refuse_extension(path: str | Path, name: str, field: pa.Field) -> None:
-    """Raises DataError if the field is of an extension type, or has one nested anywhere in it."""
+    """Raise DataError if the field is of an extension type or contains one."""
     kind = field.type
     label = (field.metadata or {}).get(_EXTENSION_KEY)
     if isinstance(kind, pa.BaseExtensionType) or label is not None:

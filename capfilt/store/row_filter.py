@@ -1,7 +1,7 @@
-"""Which rows of a shard a worker may touch, and where its rows go: how the engine finds a row that kills workers.
+"""Which rows of a shard a worker processes, and where its output goes: how the engine finds a row that kills workers.
 
 A stage reads its rows through a `RowFilter` and writes them to what `open_output` opens. It does not know whether
-it makes a shard, makes it without some rows, or only tries out a part of the rows.
+it computes a whole shard, a shard without some rows, or a dry run over a part of the rows.
 """
 
 from collections import deque
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowFilter:
-    """The rows of a shard to work on, by position from 0."""
+    """The rows of a shard to process, by position from 0."""
 
     quarantined: frozenset[int] = frozenset()
-    """Rows that kill their worker: they are written as failed and not touched otherwise."""
+    """Rows that kill their worker: they are written as failed and not processed."""
     only: range | None = None
-    """Work on these rows alone and write nothing: a dry run. None: all rows."""
+    """Rows of a dry run, which computes these alone and writes nothing. None: all rows."""
 
     @property
     def dry(self) -> bool:
@@ -34,7 +34,7 @@ class RowFilter:
         return self.only is not None
 
     def select(self, rows: Iterable[T]) -> Iterator[tuple[int, T]]:
-        """Yield (position, row) of the rows to work on; `rows` are all rows of the shard in order."""
+        """Yield (position, row) of the rows to process; `rows` are all rows of the shard in order."""
         numbered = enumerate(rows)
         return numbered if self.only is None else islice(numbered, self.only.start, self.only.stop)
 
@@ -58,7 +58,7 @@ class RowSink(Protocol):
 
 
 class DiscardWriter:
-    """Takes rows and keeps none: a dry run computes everything and writes nothing."""
+    """Discard the output of a dry run, which computes everything and writes nothing."""
 
     def __enter__(self) -> "DiscardWriter":
         return self
@@ -69,7 +69,7 @@ class DiscardWriter:
         """Nothing to close."""
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Compute the rows."""
+        """Compute the rows by iterating over them."""
         deque(rows, maxlen=0)
 
     def write_table(self, rows: pa.Table) -> None:

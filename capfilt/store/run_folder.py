@@ -1,7 +1,7 @@
-"""A run's folder: run.json, which is read once, markers of finished work, and the lock against a second writer.
+"""A run's folder: run.json, which is read once, and the lock that allows one writer.
 
 runs/<name>/run.json            resolved pipeline, versions, fingerprints, counts, seconds
-runs/<name>/retry.json          how many times `capfilt retry` was asked for
+runs/<name>/retry.json          how often `capfilt retry` was called
 runs/<name>/<stage>/            shards; fingerprint.json says what determines them
 """
 
@@ -21,14 +21,14 @@ from capfilt.store.shards import write_atomic
 
 
 class RunFolder:
-    """A run's folder, which need not exist yet; run.json is read once, when its facts are first asked for."""
+    """A run's folder, which need not exist yet; run.json is read once, on the first use of `facts`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Contents of run.json; empty where there is none that can be read."""
+        """Contents of run.json; empty if it is missing or damaged."""
         return read_json(self.path / "run.json") or {}
 
     def write_facts(self, facts: dict[str, Any]) -> None:
@@ -38,7 +38,7 @@ class RunFolder:
 
     @cached_property
     def retries(self) -> int:
-        """How many times `capfilt retry` was asked for."""
+        """How often `capfilt retry` was called."""
         return int((read_json(self.path / "retry.json") or {}).get("times", 0))
 
     def add_retry(self) -> None:
@@ -48,10 +48,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Allow one writer per run; the lock ends with its process.
+        """Hold the run's lock, which allows one writer and ends with its process.
 
         Raises:
-            RunError: another process works on the run.
+            RunError: another process holds the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
@@ -82,8 +82,8 @@ def open_run(path: str | Path) -> Run:
     folder = RunFolder(path)
     file = folder.path / "run.json"
     if not file.is_file():
-        meant = f"{path}/round-1" if (folder.path / "loop.json").is_file() else "runs/demo"
-        raise DataError(f"{path}: no run.json there; give the folder of a run, such as {meant}")
+        example = f"{path}/round-1" if (folder.path / "loop.json").is_file() else "runs/demo"
+        raise DataError(f"{path}: no run.json there; give the folder of a run, such as {example}")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         shards = tuple(ShardSpec(*spec) for spec in facts["units"])
@@ -98,7 +98,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a JSON mapping, or None where there is none that can be read."""
+    """Read a JSON object; None if the file is missing, damaged or no object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage writes. Other modules refer to the stage by it."""
+    """The output of a stage; other modules refer to the stage by it."""
 
     stage: str
     """Name of the stage, as in the pipeline file's `resources`."""
@@ -45,7 +45,7 @@ class ShardTable(StageOutput):
     """Name of the view in `capfilt sql`; tables with the same view replace each other, the later stage's wins."""
     columns: tuple[Column, ...]
     sidecar: bool = field(default=True, kw_only=True)
-    """Whether it has the rows of `pairs` in the same order; otherwise it has rows of its own."""
+    """Whether it has the rows of `pairs` in the same order; otherwise its rows are others."""
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)
@@ -55,7 +55,7 @@ ORIGINS = ("web", "synthetic", "human")
 """Where a text came from: its source, a captioner, or a source of human-annotated pairs."""
 
 _UID = Column("uid", pa.string(), "first 16 hex digits of sha256 over (source name, key); equal over reruns and rounds")
-_STATUS = Column("status", pa.string(), "ok | skipped (nothing asked of this row) | failed")
+_STATUS = Column("status", pa.string(), "ok | skipped (nothing to do for this row) | failed")
 _ERROR = Column("error", pa.string(), "what went wrong, else null")
 
 PAIRS = ShardTable(
@@ -67,7 +67,7 @@ PAIRS = ShardTable(
         Column("role", pa.string(), "web | human"),
         Column("key", pa.string(), "the row's key in its source"),
         Column("url", pa.string(), "where the image came from, if known"),
-        Column("text", pa.string(), "the text as given (UTF-8 mended), or null"),
+        Column("text", pa.string(), "the text as given (invalid UTF-8 repaired), or null"),
         Column("image", IMAGE, "the file's bytes untouched, its path; null where the row is quarantined or blocked"),
         Column("width", pa.int32(), "pixels, as decoded (EXIF rotation applied)"),
         Column("height", pa.int32(), "pixels"),
@@ -80,7 +80,7 @@ PAIRS = ShardTable(
         ),
         Column("status", pa.string(), "ok | rejected (by a rule) | quarantined (cannot be processed)"),
         Column("reason", pa.string(), "image_too_small, text_empty, bomb, ...; null where ok"),
-        Column("error", pa.string(), "the reason told in full, else null"),
+        Column("error", pa.string(), "the reason in full, else null"),
     ),
     folder="pairs",
 )
@@ -93,7 +93,7 @@ NEAR = ShardTable("near", "duplicates", (_UID, *_DUPLICATE))
 CAPTIONS = ShardTable(
     "caption",
     "captions",
-    (_UID, Column("captions", pa.list_(CAPTION), "text, mean ln p a token, sample from 0"), _STATUS, _ERROR),
+    (_UID, Column("captions", pa.list_(CAPTION), "text, mean ln p per token, sample from 0"), _STATUS, _ERROR),
 )
 DEDUP = ShardTable(
     "dedup",
@@ -109,10 +109,10 @@ CANDIDATES = ShardTable(
         Column("origin", pa.string(), "web | synthetic | human"),
         Column("model", pa.string(), "captioner of a synthetic text, else null"),
         Column("digest", pa.string(), "of that captioner's weights, 16 hex digits"),
-        Column("decoding", pa.string(), "JSON: method and its settings, seed, sample; null but for synthetic texts"),
-        Column("sample", pa.int32(), "number of the caption, from 0; null but for synthetic texts"),
-        Column("logprob", pa.float32(), "mean ln p a token under the captioner; null but for synthetic texts"),
-        Column("round", pa.int32(), "of CapFilt that judged the text, from 1; 0 in a run that is no round of a loop"),
+        Column("decoding", pa.string(), "JSON: method and its settings, seed, sample; null except for synthetic texts"),
+        Column("sample", pa.int32(), "number of the caption, from 0; null except for synthetic texts"),
+        Column("logprob", pa.float32(), "mean ln p per token under the captioner; null except for synthetic texts"),
+        Column("round", pa.int32(), "round of CapFilt that judged the text, from 1; 0 in a run without rounds"),
         Column("itc", pa.float32(), "raw cosine, -1 .. 1, no temperature; null where not judged"),
         Column("itm", pa.float32(), "softmax P(match), 0 .. 1; null where not judged"),
         Column("kept", pa.bool_(), "the verdict"),
@@ -127,32 +127,32 @@ DATASET = StageOutput("emit", folder="dataset")
 
 
 def score_columns(dim: int) -> tuple[Column, ...]:
-    """score's sidecar; `dim`: length of the matcher's embedding."""
+    """Return the columns of the score stage; `dim`: length of the judge's image embedding."""
     return (
         _UID,
         Column("web_itc", pa.float32(), "the row's own text: raw cosine, -1 .. 1"),
         Column("web_itm", pa.float32(), "the row's own text: softmax P(match), 0 .. 1"),
         Column("mismatch_itm", pa.float32(), "human rows: another human row's text, softmax P(match)"),
-        Column("caption_itc", pa.list_(pa.float32()), "one a caption, in order"),
-        Column("caption_itm", pa.list_(pa.float32()), "one a caption, in order"),
-        Column("image_embedding", pa.list_(pa.float16(), dim), "L2-normalised image feature of the matcher"),
+        Column("caption_itc", pa.list_(pa.float32()), "one per caption, in order"),
+        Column("caption_itm", pa.list_(pa.float32()), "one per caption, in order"),
+        Column("image_embedding", pa.list_(pa.float16(), dim), "L2-normalised image feature of the judge"),
         _STATUS,
         _ERROR,
     )
 
 
 SCORES = ShardTable("score", "scores", score_columns(1))
-"""The width of `image_embedding` is that of the model; 1 stands for it here."""
+"""The length of `image_embedding` depends on the model; here it is 1."""
 
 
 def arrow(columns: Iterable[Column]) -> pa.Schema:
-    """The Arrow schema; an `image` column gets the metadata by which `datasets` shows it as an image."""
+    """Return the Arrow schema; an `image` column gets the metadata by which `datasets` shows it as an image."""
     schema = pa.schema([(column.name, column.type) for column in columns])
     return with_features(schema) if "image" in schema.names else schema
 
 
 def with_features(schema: pa.Schema) -> pa.Schema:
-    """The schema with the `huggingface` metadata; struct<bytes, path> columns are Image features."""
+    """Add the `huggingface` metadata to a schema; struct<bytes, path> columns become Image features."""
     features: dict[str, object] = {field.name: _feature(field.type) for field in schema}
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 

@@ -1,8 +1,8 @@
-"""Shard files: written whole or not at all, read with their checksums verified, in batches that bound memory.
+"""Shard files: written atomically, read in batches that bound memory, their checksums verified.
 
-A shard is `00000.parquet` with `00000.json` beside it: rows, sha256 and counts. The JSON is in place before the Parquet
-gets its final name, so a Parquet shard that exists is complete and has its manifest. Names begun with a dot are
-somebody's unfinished work; `remove_temp_files` removes those of writers that died.
+A shard is `00000.parquet` with its manifest `00000.json`: rows, sha256 and counts. The manifest is written before the
+Parquet file gets its final name, so a Parquet shard that exists is complete and has its manifest. Files whose names
+start with a dot are unfinished; `remove_temp_files` removes those of writers that died.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ from capfilt.errors import DataError
 from capfilt.store.parquet import open_parquet, parquet_errors
 
 GROUP_BYTES = 32 * 2**20
-"""A row group is closed when its Arrow data passes this many bytes ..."""
+"""A row group is written when its images and texts reach this many bytes ..."""
 GROUP_ROWS = 2_000
-"""... or holds this many rows."""
+"""... or when it has this many rows."""
 
 
 def shard_name(index: int) -> str:
-    """00000.parquet."""
+    """Return the file name of a shard, such as 00000.parquet."""
     return f"{index:05d}.parquet"
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """The file whole under its name, or not there: written beside it, synced, renamed."""
+    """Write a file atomically: to a temporary file beside it, synced and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -46,16 +46,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """64 hex digits, streamed."""
+    """Return a file's sha256, 64 hex digits; the file is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ShardWriter:
-    """Writes one shard of `schema`; use as a context manager. On an exception nothing is left behind.
+    """Write one shard of a schema; use as a context manager. On an exception no file is left.
 
-    Rows may come in any number of pieces: row groups do not depend on how they were cut. `status` (if there is such a
-    column) is counted into the manifest.
+    Row groups do not depend on how many rows each call of `write` gets. The manifest counts the values of a column
+    `status`, if there is one.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -69,16 +69,16 @@ class ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         dictionary = [f.name for f in self.schema if pa.types.is_string(f.type)]
         self._writer = pq.ParquetWriter(
-            self._temporary, self.schema, compression=_packing(self.schema), write_page_checksum=True,
+            self._temporary, self.schema, compression=_compression(self.schema), write_page_checksum=True,
             use_dictionary=dictionary,
         )  # fmt: skip
         return self
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows; a missing key is null. Raises DataError naming the uid where a value does not fit its type."""
+        """Append rows; a missing key is null. Raises DataError, with the uid, for a value of another type."""
         for row in rows:
             self._pending.append({name: row.get(name) for name in self.schema.names})
-            self._bytes += _weight(row)
+            self._bytes += _size(row)
             if len(self._pending) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
                 self._flush()
 
@@ -105,7 +105,7 @@ class ShardWriter:
             return pa.Table.from_pylist(rows, schema=self.schema)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             if len(rows) == 1:
-                raise DataError(f"{self.path}: row {rows[0].get('uid')}: {error}; mend what wrote it") from error
+                raise DataError(f"{self.path}: row {rows[0].get('uid')}: {error}; check the stage") from error
             for row in rows:
                 self._table([row])
             raise
@@ -134,8 +134,8 @@ class ShardWriter:
         self._temporary.replace(self.path)
 
 
-def _packing(schema: pa.Schema) -> str | dict[str, str]:
-    """zstd, but for the bytes of image files: they are compressed already, and it takes as long as all the rest."""
+def _compression(schema: pa.Schema) -> str | dict[str, str]:
+    """Return zstd for all columns but image bytes, which are compressed already and would take as long as the rest."""
     if "image" not in schema.names:
         return "zstd"
     leaves = pq.ParquetFile(_empty(schema)).schema
@@ -149,26 +149,26 @@ def _empty(schema: pa.Schema) -> pa.BufferReader:
     return pa.BufferReader(sink.getvalue())
 
 
-def _weight(row: Mapping[str, Any]) -> int:
-    """Bytes of a row's image and text, what makes row groups large."""
+def _size(row: Mapping[str, Any]) -> int:
+    """Return the bytes of a row's image and text, which make up most of a row group."""
     image = row.get("image")
     return (len(image.get("bytes") or b"") if isinstance(image, dict) else 0) + len(row.get("text") or "")
 
 
 def batches(path: Path, columns: Sequence[str], size: int = 256) -> Iterator[list[dict[str, Any]]]:
-    """A shard's rows in order, `size` at a time, as dictionaries. Raises DataError for a damaged file."""
+    """Yield a shard's rows in order as dictionaries, `size` at a time. Raises DataError for a damaged file."""
     with open_parquet(path) as file:
-        for batch in _guarded(file.iter_batches(batch_size=size, columns=list(columns), use_threads=False), path):
+        for batch in _checked(file.iter_batches(batch_size=size, columns=list(columns), use_threads=False), path):
             yield batch.to_pylist()
 
 
 def table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole shard's columns; not for images. Raises DataError for a damaged file."""
+    """Read columns of a whole shard (default: all) into memory; not for images. Raises DataError for a damaged file."""
     with open_parquet(path) as file, parquet_errors(path, "data"):
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
-def _guarded(parts: Iterator[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
+def _checked(parts: Iterator[pa.RecordBatch], path: Path) -> Iterator[pa.RecordBatch]:
     while True:
         with parquet_errors(path, "data"):
             try:
@@ -179,7 +179,7 @@ def _guarded(parts: Iterator[pa.RecordBatch], path: Path) -> Iterator[pa.RecordB
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """rows, sha256 and counts by status of a finished shard. Raises DataError if they are missing or damaged."""
+    """Read rows, sha256 and counts by status of a finished shard. Raises DataError if they are missing or damaged."""
     try:
         found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         return {"rows": int(found["rows"]), "sha256": str(found["sha256"]), "status": dict(found["status"])}
@@ -190,7 +190,12 @@ def manifest(path: Path) -> dict[str, Any]:
 
 
 def link_shard(shard: Path, path: Path) -> None:
-    """A finished shard under a second name: a hard link, or a copy where the disk has no links."""
+    """Give a finished shard a second name: a hard link, or a copy where the disk has no hard links.
+
+    Args:
+        shard: the finished shard.
+        path: the second name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for old, new in ((shard.with_suffix(".json"), path.with_suffix(".json")), (shard, path)):
         temporary = new.with_name(f".{new.name}.{os.getpid()}")
@@ -203,7 +208,7 @@ def link_shard(shard: Path, path: Path) -> None:
 
 
 def remove_temp_files(folder: Path) -> None:
-    """Remove what writers that died left in a folder. Only where no other process writes there."""
+    """Remove the temporary files of writers that died. Call it only while no other process writes to the folder."""
     for orphan in folder.glob(".*"):
         if orphan.is_file():
             orphan.unlink()

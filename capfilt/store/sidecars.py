@@ -1,4 +1,4 @@
-"""What is known of a shard's rows when texts are chosen: sidecars as flat arrays, nulls where a stage is left out."""
+"""Read sidecars as flat arrays, for the selection of texts; nulls where the pipeline leaves a stage out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,18 @@ from capfilt.store.schema import CAPTIONS, DEDUP, NEAR, SCORES, ShardTable
 from capfilt.store.shards import table
 
 KILLED = "killed its worker"
-"""The error of a row that was left out because its worker died on it each time."""
+"""The `error` of a row that was left out because its worker died on it on every try."""
 
 
 def sidecar(layout: RunLayout, kind: ShardTable, shard: int, columns: Sequence[str], uids: pa.ChunkedArray) -> pa.Table:
-    """Read columns of a sidecar shard whose pairs rows have these uids; nulls where the pipeline has no such stage.
+    """Read columns of a sidecar shard; nulls where the pipeline has no such stage.
+
+    Args:
+        layout: of the run.
+        kind: the sidecar.
+        shard: index of the shard.
+        columns: names of the columns to return.
+        uids: of the pairs rows of that shard, (n,).
 
     Raises:
         DataError: the file is damaged, or its rows are not those of the pairs.
@@ -36,19 +43,20 @@ def sidecar(layout: RunLayout, kind: ShardTable, shard: int, columns: Sequence[s
 
 @dataclass(frozen=True)
 class Captions:
-    """The m captions of a shard, laid flat."""
+    """The m captions of a shard, in one flat array per field."""
 
     row: NDArray[np.int64]
-    """Position of the pairs row, (m,), rising."""
+    """Position of the caption's pairs row, (m,), ascending."""
     place: NDArray[np.int64]
-    """Place in the row's list, (m,)."""
+    """Index of the caption in its row's list, (m,)."""
     sample: NDArray[np.int64]
+    """Number of the sample, (m,)."""
     text: pa.Array
     logprob: pa.Array
 
     @classmethod
     def of(cls, lists: pa.ChunkedArray) -> "Captions":
-        """From caption's column `captions`."""
+        """Flatten the column `captions` of the caption stage."""
         sizes, flat = _sizes(lists), _flat(lists)
         row = np.repeat(np.arange(len(sizes)), sizes)
         place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -57,9 +65,18 @@ class Captions:
 
 
 def caption_scores(lists: pa.ChunkedArray, captions: Captions, where: object) -> Floats:
-    """score's list column as one score a caption, (m,) float32, NaN where null.
+    """Flatten a list column of the score stage.
 
-    Raises DataError, naming `where`, if a row has another number of scores than of captions.
+    Args:
+        lists: the scores of each row.
+        captions: the captions of the same rows.
+        where: the file, for the error message.
+
+    Returns:
+        One score per caption, (m,) float32, NaN where null.
+
+    Raises:
+        DataError: a row has scores, but not as many as captions.
     """
     sizes, flat = _sizes(lists), floats(_flat(lists))
     scored = sizes[captions.row] > 0
@@ -73,7 +90,13 @@ def caption_scores(lists: pa.ChunkedArray, captions: Captions, where: object) ->
 
 
 def refused_rows(layout: RunLayout, shard: int, rows: pa.Table) -> Reasons:
-    """Why a row's texts need no look at a score, (n,), None where they do; `rows`: uid, role, status, reason."""
+    """Return why all texts of a row are refused whatever their scores, (n,); None where scores decide.
+
+    Args:
+        layout: of the run.
+        shard: index of the shard.
+        rows: columns uid, role, status, reason of the n pairs rows.
+    """
     marks = DEDUP if layout.has(DEDUP) else NEAR
     kind = objects(sidecar(layout, marks, shard, ["duplicate_kind"], rows["uid"])["duplicate_kind"])
     kind[equal(objects(rows["role"]), "human") & ~equal(kind, "key")] = None
@@ -89,12 +112,12 @@ def refused_rows(layout: RunLayout, shard: int, rows: pa.Table) -> Reasons:
 
 
 def failed(layout: RunLayout, kind: ShardTable, shard: int, uids: pa.ChunkedArray) -> Bools:
-    """Rows that a stage failed on, (n,)."""
+    """Return whether a stage failed on each row, (n,)."""
     return equal(objects(sidecar(layout, kind, shard, ["status"], uids)["status"]), "failed")
 
 
 def _killed(layout: RunLayout, shard: int, uids: pa.ChunkedArray) -> Bools:
-    """Rows that killed the worker of every model stage that was asked about them."""
+    """Return whether each row killed the worker of every model stage that processed it, (n,)."""
     asked, killed = np.zeros(len(uids), dtype=int), np.zeros(len(uids), dtype=int)
     for kind in (CAPTIONS, SCORES):
         found = sidecar(layout, kind, shard, ["status", "error"], uids)
@@ -106,23 +129,23 @@ def _killed(layout: RunLayout, shard: int, uids: pa.ChunkedArray) -> Bools:
 
 
 def _name(out: Reasons, word: str, detail: NDArray[np.object_], where: Bools) -> None:
-    """Write `word:detail`."""
+    """Write `word:detail` into `out` where `where` is true."""
     for i in np.flatnonzero(where):
         out[i] = f"{word}:{detail[i]}"
 
 
 def objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
-    """Strings and None, (n,), writable."""
+    """Return a column as a writable array of strings and None, (n,)."""
     return np.array(column.to_pylist(), dtype=object)
 
 
 def floats(column: pa.Array) -> Floats:
-    """float32, NaN where null."""
+    """Return a column as a writable float32 array, NaN where null."""
     return np.array(column.to_numpy(zero_copy_only=False), dtype=np.float32)
 
 
 def _sizes(lists: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Elements of each list, 0 for null."""
+    """Return the number of elements of each list, 0 for null."""
     return np.array(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), dtype=np.int64)
 
 

@@ -1,14 +1,14 @@
-"""Versions of Python and of the packages that decide a run's bytes."""
+"""Versions of Python and of the packages on which the bytes of a run depend."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("torch", "transformers", "pyarrow", "pillow", "imagehash", "faiss-cpu", "ray", "numpy")
-"""Whose versions a run writes down: other versions may give other bytes."""
+"""Packages whose versions run.json records: other versions may give other bytes."""
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide a run's bytes."""
+    """Return name -> version of Python and of those of `PACKAGES` that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
