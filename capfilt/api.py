@@ -1,7 +1,8 @@
-"""`capfilt run`, `select`, `retry` and `report` as functions: plan, work, check the sum, write down what was done.
+"""`capfilt run`, `select`, `retry` and `report` as functions.
 
-A run's folder is written by one process at a time. Whatever stops it, the same call continues: shards that exist are
-complete, and only what is missing is computed.
+Each plans the work, does it, checks that no row was lost, and records the result in run.json. One process writes a
+run's folder at a time. The same call continues a run that was stopped: shards that exist are complete, and only missing
+ones are computed.
 """
 
 import shutil
@@ -34,7 +35,7 @@ from capfilt.store.versions import versions
 from capfilt.version import __version__
 
 MIN_FREE_BYTES = 256 * 2**20
-"""Free disk space below which a run does not begin."""
+"""Free disk space, in bytes, below which a run does not start."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Result:
     layout: RunLayout
     accounting: Accounting
     truth: dict[str, Any] | None
-    """How the filter did on a labelled sample, where the pipeline has one."""
+    """How many right and wrong texts of a labelled sample were kept; None if the pipeline has no such sample."""
     seconds: float
+    """Wall time of this call."""
 
     @property
     def dataset(self) -> Path:
@@ -70,14 +72,14 @@ def run(
 
     Args:
         pipeline: a Pipeline, a YAML file, or the name of a shipped one.
-        out: the run's folder; by default that of `base`, or runs/<name>.
-        settings: `a.b=c` each, applied to a file.
-        local: work in this process, without Ray.
-        console: where progress is shown; nowhere by default.
+        out: the run's folder; by default the pipeline's `base`, or runs/<name>.
+        settings: changes `a.b=c` to the keys of a YAML file or shipped pipeline; not used with a Pipeline.
+        local: work in this process, not on Ray.
+        console: shows the progress; by default it is not shown.
 
     Raises:
         ConfigError, DataError: something to repair in the pipeline or its sources.
-        RunError: the machine cannot continue (disk full, a worker dies whatever its input); finished shards stay.
+        RunError: the machine cannot continue (disk full, a worker dies whatever its input); finished shards are kept.
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = load_pipeline(pipeline, list(settings))
@@ -86,10 +88,16 @@ def run(
 
 
 def select(folder: str | Path, settings: Iterable[str] = (), *, console: Console | None = None) -> Result:
-    """Decide again from stored scores and write the data set again; no model runs.
+    """Apply new thresholds to the stored scores and write the data set again; no model runs.
+
+    Args:
+        folder: of a finished run.
+        settings: changes `a.b=c` to its pipeline.
+        console: as in `run`.
 
     Raises:
-        ConfigError: a setting that needs another stage to run again. DataError: no run there, or an unfinished one.
+        ConfigError: a change, or an unfinished run, needs a stage that runs a model or finds duplicates.
+        DataError: the folder is no run.
     """
     last = open_run(folder)
     pipeline = with_settings(last.layout.pipeline, list(settings), "--set")
@@ -103,9 +111,18 @@ def select(folder: str | Path, settings: Iterable[str] = (), *, console: Console
 def retry(
     folder: str | Path, settings: Iterable[str] = (), *, local: bool = False, console: Console | None = None
 ) -> Result | None:
-    """Ask again for the images that failed for a passing reason, and run everything that depends on them.
+    """Download again the images that failed for a temporary reason, and run everything that depends on them.
 
-    Returns None where there is nothing to ask for. Raises as `run`; ConfigError for a run that is not finished.
+    Args:
+        folder: of a finished run.
+        settings: changes `a.b=c` to its pipeline.
+        local, console: as in `run`.
+
+    Returns:
+        The result, or None if no image failed for a temporary reason.
+
+    Raises:
+        ConfigError: the run is not finished. Otherwise as `run`.
     """
     last = open_run(folder)
     if last.facts.get("state") != "finished":
@@ -119,7 +136,11 @@ def retry(
 
 
 def report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write a finished run's HTML page. Raises DataError where there is no finished run."""
+    """Write the HTML report of a finished run, by default to report.html in its folder. Return its path.
+
+    Raises:
+        DataError: the folder is no run, or the run is not finished.
+    """
     found = open_run(folder)
     if "accounting" not in found.facts:
         raise DataError(f"{folder}: the run is not finished; `capfilt run` finishes it")
@@ -161,7 +182,7 @@ def _compute(plan: Plan, local: bool, note: Progress) -> None:
 
 
 def _prepare(plan: Plan, folder: RunFolder) -> None:
-    """Remove what killed writers left; write each folder's fingerprint inputs, and run.json for the first time."""
+    """Remove temporary files of killed writers, and write the fingerprint inputs of each folder and run.json."""
     for step in plan.steps:
         if step.spec.table is None and step.spec.output.folder:
             continue  # a folder that its stage replaces as a whole
@@ -197,16 +218,16 @@ def _facts(plan: Plan, old: dict[str, Any], state: str) -> dict[str, Any]:
 
 
 def _unchanged(old: dict[str, Any], plan: Plan, name: str) -> bool:
-    """Return whether the stages of a group have the fingerprints that they had."""
-    prints, steps = old.get("fingerprints", {}), plan.steps_by_name
-    return all(part in steps and prints.get(part) == steps[part].fingerprint for part in parts_of(name))
+    """Return whether the fingerprints of a group's stages are those of the last run."""
+    fingerprints, steps = old.get("fingerprints", {}), plan.steps_by_name
+    return all(part in steps and fingerprints.get(part) == steps[part].fingerprint for part in parts_of(name))
 
 
 def _check_free_space(layout: RunLayout) -> None:
-    """Raise RunError where less disk space is free than the pairs alone may need."""
+    """Raise RunError if less than MIN_FREE_BYTES of disk space are free."""
     folder = next(p for p in (layout.run, *layout.run.parents) if p.exists())
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
         raise RunError(
-            f"{layout.run}: {free / 2**20:.0f} MB are free there; make room for the images twice over and more"
+            f"{layout.run}: {free / 2**20:.0f} MB are free; make room for two copies of all images, and more"
         )

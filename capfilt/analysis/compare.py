@@ -1,7 +1,7 @@
-"""`capfilt compare`: two runs side by side: settings, texts kept, reasons, verdicts on the same texts, metrics.
+"""`capfilt compare`: compares two runs: settings, texts kept, reasons, verdicts on the same texts, metrics.
 
-A loop's folder stands for its last round; RUN/round-K is one of its rounds. Verdicts are compared of texts that both
-runs have: of the same uid and origin, and word for word the same.
+Of a run with several rounds the last one is compared; RUN/round-K names one of them. Verdicts are compared on texts
+that both runs have: the same text of the same uid and origin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,40 +33,41 @@ _NOT_SETTINGS = ("name", "round")
 
 
 def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
-    """JSON-able; every value is a list of two, the first run's and the second's, None where one has none.
+    """Compare two runs. Every value of the result is a list [first, second], None where a run has none.
 
     Returns:
-        runs (names as given), settings (only those that differ, by dotted key), texts (origin -> candidates, kept),
-        reasons (texts not kept), agreement (origin -> number of texts by who keeps them), metrics.
+        JSON values. runs: the arguments. settings: those that differ, by dotted key. texts: origin -> numbers of
+        candidates and of kept ones. reasons: reason -> number of texts not kept. agreement: origin -> number of texts
+        that both, only the first, only the second or neither keeps. metrics: those of `evaluate`, by name.
 
     Raises:
-        DataError: no run there, or one whose `select` is not done.
+        DataError: a folder is no run, or its `select` has not finished.
     """
     folders = [_folder(Path(path)) for path in (first, second)]
-    jobs = [open_run(folder).layout for folder in folders]
-    files = [_ledger(layout) for layout in jobs]
+    layouts = [open_run(folder).layout for folder in folders]
+    files = [_candidates(layout) for layout in layouts]
     with duckdb.connect() as connection:
-        texts = [_counts(connection, _TEXTS, some) for some in files]
-        reasons = [_counts(connection, _REASONS, some) for some in files]
+        texts = [_counts(connection, _TEXTS, paths) for paths in files]
+        reasons = [_counts(connection, _REASONS, paths) for paths in files]
         both = {"first": files[0], "second": files[1]}
         agreement = {row[0]: row[1:] for row in connection.execute(_AGREEMENT, both).fetchall()}
-    settings = [_flat(layout.pipeline.model_dump(mode="json")) for layout in jobs]
+    settings = [_flat(layout.pipeline.model_dump(mode="json")) for layout in layouts]
     metrics = [_metrics(folder) for folder in folders]
     return {
         "runs": [str(first), str(second)],
-        "settings": {key: two for key, two in _beside(settings).items() if two[0] != two[1]},
+        "settings": {key: two for key, two in _side_by_side(settings).items() if two[0] != two[1]},
         "texts": {
             origin: {name: [of.get(origin, (0, 0))[i] for of in texts] for i, name in enumerate(("candidates", "kept"))}
             for origin in ORIGINS
         },
-        "reasons": {reason: [(of.get(reason) or (0,))[0] for of in reasons] for reason in _beside(reasons)},
+        "reasons": {reason: [(of.get(reason) or (0,))[0] for of in reasons] for reason in _side_by_side(reasons)},
         "agreement": {s: dict(zip(_CELLS, agreement[s], strict=True)) for s in ORIGINS if s in agreement},
-        "metrics": _beside(metrics),
+        "metrics": _side_by_side(metrics),
     }
 
 
 def render(found: Mapping[str, Any]) -> Group:
-    """For the terminal."""
+    """Format the result of `compare` for the terminal."""
     runs = ["/".join(Path(run).parts[-2:]) for run in found["runs"]]
     kept = {f"{origin} texts kept": [f"{k:,} of {n:,}" for k, n in zip(of["kept"], of["candidates"], strict=True)]
             for origin, of in found["texts"].items()}  # fmt: skip
@@ -83,26 +84,26 @@ def render(found: Mapping[str, Any]) -> Group:
 
 
 def _folder(path: Path) -> Path:
-    """A loop's last round, or the run itself."""
+    """Return the folder of the last round, or of the run itself if it has no rounds."""
     rounds = (read_json(path / "loop.json") or {}).get("rounds", [])
     return path / f"round-{rounds[-1]['round']}" if rounds else path
 
 
-def _ledger(layout: RunLayout) -> list[str]:
+def _candidates(layout: RunLayout) -> list[str]:
     paths = [layout.shard(CANDIDATES, i) for i in range(len(layout.shards))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DataError(f"{missing[0]}: missing, the run is not finished; `capfilt run` goes on with it")
+        raise DataError(f"{missing[0]}: missing, because the run is not finished; `capfilt run` continues it")
     check_candidates(paths)
     return [str(path) for path in paths]
 
 
-def _counts(connection: duckdb.DuckDBPyConnection, asked: str, files: list[str]) -> dict[str, tuple[int, ...]]:
-    return {row[0]: row[1:] for row in connection.execute(asked, {"files": files}).fetchall()}
+def _counts(connection: duckdb.DuckDBPyConnection, query: str, files: list[str]) -> dict[str, tuple[int, ...]]:
+    return {row[0]: row[1:] for row in connection.execute(query, {"files": files}).fetchall()}
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Dotted key -> leaf."""
+    """Return dotted key -> value, for the values of nested mappings and lists."""
     if not isinstance(value, dict | list) or not value:
         return {key: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -115,20 +116,20 @@ def _metrics(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "fingerprint"}
 
 
-def _beside(two: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _side_by_side(two: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {key: [of.get(key) for of in two] for key in sorted({key for of in two for key in of})}
 
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Table:
-    """Cells as text: no markup of a stranger's acts."""
-    shown = Table("", title=title, title_justify="left")
+    """Format rows as a table. Cells are plain text, so that markup in untrusted data has no effect."""
+    table = Table("", title=title, title_justify="left")
     for column in columns:
-        shown.add_column(Text(column))
+        table.add_column(Text(column))
     for name, cells in rows.items():
         if not name.endswith("_ci"):
             intervals = rows.get(f"{name}_ci", [None] * len(cells))
-            shown.add_row(Text(name), *(Text(_cell(*two)) for two in zip(cells, intervals, strict=True)))
-    return shown
+            table.add_row(Text(name), *(Text(_cell(*two)) for two in zip(cells, intervals, strict=True)))
+    return table
 
 
 def _cell(value: Any, interval: Sequence[float] | None) -> str:

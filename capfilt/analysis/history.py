@@ -1,4 +1,4 @@
-"""One row's whole history by its uid, and samples by verdict: what a person looks at before trusting a filter."""
+"""`capfilt inspect`: the history of one row, and sample texts of every verdict, to check a filter by eye."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import duckdb
 from rich.console import Group
 from rich.table import Table
 
-from capfilt.analysis.sql import Answer, ask, cell, connect, plain, query, render, views
+from capfilt.analysis.sql import QueryResult, ask, cell, connect, plain, query, render, views
 from capfilt.errors import InputError
 from capfilt.store.layout import RunLayout
 
@@ -38,34 +38,37 @@ _SAMPLES = """
 
 
 def history(layout: RunLayout, uid: str) -> dict[str, Any]:
-    """Everything that the run knows of one row, JSON-able.
+    """Collect everything that is stored about one row, as JSON values.
 
     Returns:
-        uid, then each of these with its rows as dictionaries (more than one where a key was given twice), empty where
-        there is none: pairs (image_bytes is their number), duplicates (what is kept in this row's place, what it
-        contaminates), kept_instead_of (the rows that this one stands for), captions, scores (no embedding),
-        candidates (its texts with verdict and reason), dataset (what was emitted).
+        uid: as given. All other keys have a list of rows as dictionaries; several if a key occurs twice in the source.
+        pairs: the row itself; image_bytes is the number of bytes, phash 16 hex digits.
+        duplicates: which row is kept in its place, and which evaluation image it repeats.
+        kept_instead_of: the rows that are duplicates of this one.
+        captions, scores: of the models, without the embedding.
+        candidates: its texts with verdict and reason.
+        dataset: what was emitted.
 
     Raises:
-        InputError: no such uid; the five that begin most alike are named.
+        InputError: there is no such uid; the message names the five with the longest common prefix.
     """
     with connect(layout) as connection:
-        there = views(connection)
-        asked = {name: text if _VIEW[name] in there else None for name, text in _HISTORY.items()}
-        found = {name: _rows(connection, text, uid) if text else [] for name, text in asked.items()}
+        existing = views(connection)
+        queries = {name: text if _VIEW[name] in existing else None for name, text in _HISTORY.items()}
+        found = {name: _rows(connection, text, uid) if text else [] for name, text in queries.items()}
         if not found["pairs"]:
-            nearest = _rows(connection, _NEAREST, uid) if "pairs" in there else []
-            near = ", ".join(row["uid"] for row in nearest) or "none: nothing is ingested yet"
-            raise InputError(f"{uid!r}: no row of this run has that uid; the nearest are {near}")
+            nearest = _rows(connection, _NEAREST, uid) if "pairs" in existing else []
+            similar = ", ".join(row["uid"] for row in nearest) or "none: nothing is ingested yet"
+            raise InputError(f"{uid!r}: no row of this run has that uid; the most similar are {similar}")
     return {"uid": uid, **found}
 
 
 def render_history(found: dict[str, Any]) -> Group:
-    """`history` for the terminal: the row as a list, its texts as a table, the rest where there is any."""
+    """Format the result of `history` for the terminal: the row as a list, its texts as a table."""
     tables = [_list(f"pairs {found['uid']}", row) for row in found["pairs"]]
     for name in ("duplicates", "scores"):
-        told = [{key: value for key, value in row.items() if key != "uid"} for row in found[name]]
-        tables += [_list(name, row) for row in told if any(value is not None for value in row.values())]
+        columns = [{key: value for key, value in row.items() if key != "uid"} for row in found[name]]
+        tables += [_list(name, row) for row in columns if any(value is not None for value in row.values())]
     captions = [{**caption, "status": row["status"]} for row in found["captions"] for caption in row["captions"] or []]
     texts = [
         {key: row[key] for key in ("origin", "text", "itc", "itm", "kept", "reason")} for row in found["candidates"]
@@ -76,8 +79,8 @@ def render_history(found: dict[str, Any]) -> Group:
     return Group(*tables)
 
 
-def samples(layout: RunLayout, n: int = 3) -> Answer:
-    """`n` texts of every verdict and origin, always the same: kept first, then the reasons by name.
+def samples(layout: RunLayout, n: int = 3) -> QueryResult:
+    """Return `n` texts per verdict and origin, always the same ones: kept first, then by reason.
 
     Columns: verdict (`kept` or the reason), origin, uid, text, itc, itm.
     """

@@ -1,9 +1,9 @@
-"""SQL over a run: DuckDB views on its Parquet shards, one per kind of row, every one with a `uid` to join on.
+"""SQL over a run: DuckDB views on its Parquet shards, each with a column `uid` to join on.
 
-pairs, captions, scores, duplicates, candidates, dataset; a stage that has not written yet has no view. Nothing is
-copied: DuckDB reads the columns that a query names. Once the views exist, the connection reads their files and nothing
-else (no other path, no network, no extension) and its settings are locked; `query` takes only SELECTs, because
-DuckDB would let a COPY write over a file that it may read.
+The views are pairs, captions, scores, duplicates, candidates and dataset; a stage that has written nothing has no view.
+Nothing is copied: DuckDB reads the columns that a query names. Once the views exist, the connection can read only their
+files (no other path, no network, no extension) and its settings are locked. `query` allows only SELECTs, because DuckDB
+would let a COPY overwrite a file that it may read.
 """
 
 import unicodedata
@@ -23,30 +23,30 @@ from capfilt.store.parquet import open_parquet
 from capfilt.store.schema import CANDIDATES, DATASET, ShardTable
 
 _JOINERS = "\u200c\u200d"
-"""Parts of words in some scripts, and of emoji."""
+"""Invisible characters that some scripts and emoji need."""
 WIDTH = 60
-"""Characters of a cell that `render` shows."""
+"""Maximum number of characters that `render` shows of a value."""
 
 
-class Answer(NamedTuple):
-    """What a query gave: column names, and rows of Python values (bytes, lists and dictionaries among them)."""
+class QueryResult(NamedTuple):
+    """Column names, and rows of Python values (among them bytes, lists and dictionaries)."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows as dictionaries."""
+        """Return the rows as dictionaries."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB with a view for every kind of row that the run has.
 
-    Of two stages with the same view (near and dedup: `duplicates`) the later one's rows are shown.
+    Where two stages have the same view (near and dedup: `duplicates`), it shows the rows of the later one.
     `scores.image_embedding` is FLOAT[], as DuckDB reads half floats.
 
     Raises:
-        DataError: a shard whose footer is damaged, or candidates that an earlier version wrote.
+        DataError: the footer of a shard is damaged, or an earlier version of capfilt wrote the candidates.
     """
     found = {view: (columns, files) for view, (columns, files) in _views(layout).items() if files}
     check_candidates(found[CANDIDATES.view][1] if CANDIDATES.view in found else [])
@@ -57,7 +57,7 @@ def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as error:
         connection.close()
         raise DataError(
-            f"{layout.run}: a shard cannot be read ({error}); `capfilt verify` says which are damaged"
+            f"{layout.run}: a shard cannot be read ({error}); `capfilt verify` lists the damaged ones"
         ) from error
     allowed = _array([file for _, files in found.values() for file in files])
     connection.execute(f"SET allowed_paths = {allowed}")
@@ -69,7 +69,10 @@ def connect(layout: RunLayout) -> duckdb.DuckDBPyConnection:
 def check_candidates(shards: Sequence[Path]) -> None:
     """Refuse candidates that an earlier version wrote: their column `origin` was called `source`.
 
-    Raises DataError, naming the folder; a damaged file is left to whoever reads it.
+    A damaged file is not reported here: reading it raises its own error.
+
+    Raises:
+        DataError: with the folder, if `candidates` has a column `source` and no `origin`.
     """
     names: list[str] = []
     with suppress(DataError):
@@ -84,35 +87,41 @@ def check_candidates(shards: Sequence[Path]) -> None:
 
 
 def views(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    """Return view -> its columns, both in order."""
-    asked = "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal "
-    return dict(connection.execute(asked + "GROUP BY 1 ORDER BY min(table_oid)").fetchall())
+    """Return view -> names of its columns, both in order."""
+    text = "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal "
+    return dict(connection.execute(text + "GROUP BY 1 ORDER BY min(table_oid)").fetchall())
 
 
-def ask(connection: duckdb.DuckDBPyConnection, text: str, values: Mapping[str, Any] | None = None) -> Answer:
-    """Run one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE) over the views; `values` fill its `$name`s.
+def ask(connection: duckdb.DuckDBPyConnection, text: str, values: Mapping[str, Any] | None = None) -> QueryResult:
+    """Run one query over the views.
+
+    Args:
+        connection: from `connect`.
+        text: one SELECT (or WITH, FROM, DESCRIBE, SUMMARIZE).
+        values: values of the query's `$name` parameters.
 
     Raises:
-        InputError: any other statement, or one that DuckDB refuses; with its words and the views and columns.
+        InputError: another statement, or one that DuckDB refuses. The message has DuckDB's reason and lists the views
+            and their columns.
     """
     try:
         statements = connection.extract_statements(text)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise InputError(f"{text.strip()!r}: give one SELECT; a run is read here, never written")
+            raise InputError(f"{text.strip()!r}: give one SELECT; SQL can read a run, not change it")
         connection.execute(statements[0], values)
-        return Answer([column[0] for column in connection.description or []], connection.fetchall())
+        return QueryResult([column[0] for column in connection.description or []], connection.fetchall())
     except duckdb.Error as error:
         raise InputError(f"{str(error).strip()}\n\nThis run has:\n{_describe(views(connection))}") from error
 
 
-def query(layout: RunLayout, text: str, values: Mapping[str, Any] | None = None) -> Answer:
-    """`ask` on a connection of its own."""
+def query(layout: RunLayout, text: str, values: Mapping[str, Any] | None = None) -> QueryResult:
+    """Open a connection and run one query, as `ask`. Raises as `connect` and `ask`."""
     with connect(layout) as connection:
         return ask(connection, text, values)
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it; bytes as `<1234 bytes>`."""
+    """Convert a value to one that JSON can hold; bytes become `<1234 bytes>`."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, dict):
@@ -123,12 +132,12 @@ def plain(value: Any) -> Any:
 
 
 def visible(text: str) -> str:
-    """A stranger's text for display: white space as spaces, control and direction characters as U+FFFD."""
-    return "".join(" " if c.isspace() else "\ufffd" if _unseen(c) else c for c in text)
+    """Make untrusted text safe to display: white space becomes spaces, control and direction characters U+FFFD."""
+    return "".join(" " if c.isspace() else "\ufffd" if _is_invisible(c) else c for c in text)
 
 
 def cell(value: Any, width: int = WIDTH) -> Text:
-    """A value for the terminal: `width` characters at most, no markup, no control or direction characters."""
+    """Format a value for the terminal: at most `width` characters, no markup, no control or direction characters."""
     value = plain(value)
     text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
     text = visible(text[: width + 1])
@@ -136,7 +145,7 @@ def cell(value: Any, width: int = WIDTH) -> Text:
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
-    """A table of cells; columns that hold numbers alone are set to the right."""
+    """Return a table for the terminal; columns with numbers only are right-aligned."""
     table = Table(title=title, title_justify="left")
     for i, name in enumerate(columns):
         values = [row[i] for row in rows if row[i] is not None]
@@ -155,11 +164,11 @@ def _views(layout: RunLayout) -> dict[str, tuple[str, list[Path]]]:
 
 
 def _select_list(table: ShardTable) -> str:
-    """Return the table's columns, and nulls for those that another stage's table of the same view has."""
+    """Return the table's columns, and nulls for columns that only another stage's table of the same view has."""
     own = {column.name for column in table}
     others = (stage.spec.table for stage in STAGES)
-    lacking = {c.name for other in others if other and other.view == table.view for c in other} - own
-    return ", ".join(["*", *(f"NULL::VARCHAR AS {name}" for name in sorted(lacking))])
+    missing = {c.name for other in others if other and other.view == table.view for c in other} - own
+    return ", ".join(["*", *(f"NULL::VARCHAR AS {name}" for name in sorted(missing))])
 
 
 def _shards(layout: RunLayout, table: ShardTable) -> list[Path]:
@@ -172,8 +181,8 @@ def _array(files: Sequence[Path]) -> str:
 
 
 def _describe(found: Mapping[str, Sequence[str]]) -> str:
-    return "\n".join(f"  {view}: {', '.join(columns)}" for view, columns in found.items()) or "  nothing yet"
+    return "\n".join(f"  {view}: {', '.join(columns)}" for view, columns in found.items()) or "  no views yet"
 
 
-def _unseen(character: str) -> bool:
+def _is_invisible(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co") and character not in _JOINERS

@@ -1,4 +1,4 @@
-"""`capfilt verify`: is a run's folder whole? Hashes of its files, uids of its sidecars, the sum of all rows."""
+"""`capfilt verify`: checks that a run's folder is complete and undamaged: hashes, uids, the sum of all rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,13 @@ from capfilt.store.shards import file_sha256, manifest, table
 
 
 def verify(run: str | Path) -> list[str]:
-    """What is wrong, one line each with the file and what to do; empty for a run that is whole. Of a loop, every round.
+    """Check a run's folder, or those of all rounds of a loop.
 
-    Raises DataError where there is no run at all.
+    Returns:
+        One line per problem with the file and what to do; empty if nothing is wrong.
+
+    Raises:
+        DataError: the folder is no run.
     """
     loop = read_json(Path(run) / "loop.json")
     if loop is not None:
@@ -34,15 +38,15 @@ def verify(run: str | Path) -> list[str]:
 
 def _shards(layout: RunLayout, kind: ShardTable) -> Iterator[str]:
     for index in range(len(layout.shards)):
-        path = layout.shard(kind, index)
+        path, pairs = layout.shard(kind, index), layout.shard(PAIRS, index)
         try:
             facts = manifest(path)
             if not path.is_file():
                 yield f"{path}: missing; `capfilt run` computes it again"
             elif file_sha256(path) != facts["sha256"]:
-                yield f"{path}: its bytes are not those that were written; delete it, and `capfilt run` makes it again"
-            elif kind.sidecar and _uids(path) != _uids(layout.shard(PAIRS, index)):
-                yield f"{path}: its uids are not those of {layout.shard(PAIRS, index).name} in the same order"
+                yield f"{path}: changed since it was written; delete it, and `capfilt run` computes it again"
+            elif kind.sidecar and _uids(path) != _uids(pairs):
+                yield f"{path}: its uids are not those of {pairs} in the same order; delete it and run again"
         except CapfiltError as error:
             yield str(error)
 
@@ -53,7 +57,7 @@ def _uids(path: Path) -> list[str]:
 
 
 def _calibration(layout: RunLayout) -> Iterator[str]:
-    """Compare the threshold with the one that the stored scores give."""
+    """Yield a line if the stored scores give another threshold than the stored one."""
     try:
         found = read_calibration(layout)
         if found is not None and found != compute_calibration(layout):
@@ -63,16 +67,16 @@ def _calibration(layout: RunLayout) -> Iterator[str]:
 
 
 def _dataset(layout: RunLayout) -> Iterator[str]:
-    marked = read_json(layout.run / "dataset.json")
-    if marked is None:
-        yield f"{layout.run / 'dataset'}: not finished; `capfilt run` makes it"
+    marker = read_json(layout.run / "dataset.json")
+    if marker is None:
+        yield f"{layout.run / 'dataset'}: not finished; `capfilt run` writes it"
         return
     root = layout.folder(DATASET)
-    there = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-    for name, sha256 in marked["files"].items():
-        if name not in there:
+    existing = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    for name, sha256 in marker["files"].items():
+        if name not in existing:
             yield f"{root / name}: missing; `capfilt select {layout.run}` writes the dataset again"
         elif file_sha256(root / name) != sha256:
             yield f"{root / name}: changed since it was written; `capfilt select {layout.run}` writes the dataset again"
-    for name in sorted(there - set(marked["files"])):
+    for name in sorted(existing - set(marker["files"])):
         yield f"{root / name}: not written by capfilt; the next `emit` removes it"

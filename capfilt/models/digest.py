@@ -1,9 +1,9 @@
-"""Which weights a text came from: one short digest over the files that decide what a model computes.
+"""Digest of a model's weights, which identifies the model that wrote a text or a score.
 
-Those are the files that the loader reads, in its order of preference: where safetensors are present, a
-pytorch_model.bin beside them changes nothing and does not count, nor do README, logs and tokenizer_config.json. So a
-clone, a hub cache and a copy of the bare necessities have one digest. Hashing takes 1 s per GB. A model without files
-has a version in its card, of which its digest is made.
+It is computed over the files that the loader reads. A pytorch_model.bin beside safetensors does not count, because it
+is not read; nor do README, logs and tokenizer_config.json. A clone, a hub cache and a copy of only the needed files
+therefore have the same digest. Hashing takes 1 s per GB. The digest of a model without files is that of the version in
+its card.
 """
 
 import hashlib
@@ -19,22 +19,23 @@ _TOKENIZER = ("tokenizer.json", "vocab.txt")
 
 
 def weights_digest(model: str, revision: str | None = None, tokenizer: str | None = None) -> str:
-    """16 hex digits of sha256 over the sorted (file name, sha256 of its content).
+    """Return the first 16 hex digits of sha256 over the sorted list of (file name, sha256 of its content).
 
     Args:
-        model: as `hub.resolve` takes it.
+        model: as in `hub.resolve`.
         revision: commit of a hub id.
         tokenizer: folder or hub id whose vocabulary is used in place of the model's own.
 
     Raises:
-        ConfigError: no such model or tokenizer. CheckpointError: a folder without weights.
+        ConfigError: no such model or tokenizer.
+        CheckpointError: a folder without weights.
     """
     if (version := without_files(model)) is not None:
         return hashlib.sha256(version.encode()).hexdigest()[:16]
     path = resolve(model, revision)
     files = [path] if path.is_file() else _model_files(path)
-    words = path if tokenizer is None else resolve(tokenizer, weights=False)
-    contents = sorted((file.name, file_sha256(file)) for file in files + _first(words, _TOKENIZER))
+    vocabulary = path if tokenizer is None else resolve(tokenizer, weights=False)
+    contents = sorted((file.name, file_sha256(file)) for file in files + _first(vocabulary, _TOKENIZER))
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
@@ -43,6 +44,6 @@ def _model_files(folder: Path) -> list[Path]:
 
 
 def _first(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files of the first pattern that any file fits: the others are not read."""
+    """Return the files of the first pattern that matches any; the loader does not read the others."""
     found = (sorted(folder.glob(pattern)) for pattern in patterns)
     return next((files for files in found if files), [])

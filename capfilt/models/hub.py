@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, an official `.pth` file, a name under `models/`, or a repository on the hub."""
+"""Finds the files of a model: a folder, an official `.pth` file, a shipped name, or a Hugging Face id."""
 
 import re
 from difflib import get_close_matches
@@ -10,8 +10,7 @@ from capfilt.errors import CheckpointError, ConfigError
 from capfilt.models.card import cards, find_card
 
 SHIPPED = tuple(root / "models" for root in ROOTS)
-"""Where shipped models lie: inside an installed wheel, or beside the package in a checkout."""
-
+"""Folders of shipped models: inside an installed wheel, or beside the package in a checkout."""
 
 _WEIGHTS = (["model*.safetensors"], ["pytorch_model*.bin"])
 _LAYOUTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
@@ -19,17 +18,17 @@ _SMALL = ["*.json", "vocab.txt"]
 
 
 def revisions() -> dict[str, str]:
-    """Hub id -> its pinned commit, from the cards. Any other id must be given with `revision`."""
+    """Return hub id -> its pinned commit, from the cards. Any other id needs a `revision` from the user."""
     return {name: card.revision for name, card in cards().items() if card.revision is not None}
 
 
 def resolve(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
-    """A local folder with the model's files, or the file itself; a hub id is downloaded at a pinned revision.
+    """Return a local folder with the model's files, or the file itself; a hub id is downloaded at a pinned commit.
 
     Args:
-        model: a folder, a file, a shipped name (tiny/filter) or a hub id (owner/name). No code of it is run.
-        revision: commit of a hub id, 40 hex digits; those of `revisions` by default.
-        weights: False downloads only what a tokenizer needs.
+        model: a folder, a file, a shipped name (tiny/filter) or a hub id (owner/name). Code in it is not run.
+        revision: commit of a hub id, 40 hex digits; by default that of `revisions`.
+        weights: whether to download the weights, too; a tokenizer does not need them.
 
     Raises:
         ConfigError: no such folder or name, a hub id without a pinned revision, or no network.
@@ -49,13 +48,13 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
 
 
 def without_files(model: str | Path) -> str | None:
-    """What stands for the digest of a model that has no files, such as `fake`; None for every other."""
+    """Return the version that identifies a model without files, such as `fake`; None for a model with files."""
     card = find_card(model)
     return None if card is None or card.version is None else f"{card.system} {card.version}"
 
 
 def is_here(model: str, revision: str | None = None) -> bool:
-    """Whether `resolve` needs no network: a path, a shipped name, or a hub id whose weights are in the cache."""
+    """Return whether `resolve` needs no network: a path, a shipped name, or a hub id whose weights are in the cache."""
     if Path(model).exists() or any((root / model).is_dir() for root in SHIPPED) or without_files(model):
         return True
     from huggingface_hub import try_to_load_from_cache
@@ -66,26 +65,31 @@ def is_here(model: str, revision: str | None = None) -> bool:
 
 
 def endpoint() -> str:
-    """The hub's host."""
+    """Return the host name of the hub."""
     from huggingface_hub import constants
 
     return urlsplit(constants.ENDPOINT).hostname or constants.ENDPOINT
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files of weights that are read: the file itself, or a folder's of the first layout that it has.
+    """Return the files from which weights are read: the file itself, or those of a folder's preferred layout.
 
-    Raises CheckpointError if there is none.
+    Safetensors are preferred to pytorch_model.bin, one file to several.
+
+    Raises:
+        CheckpointError: the folder has no weights.
     """
     found = [[path]] if path.is_file() else [sorted(path.glob(pattern)) for pattern in _LAYOUTS]
     files = next((files for files in found if files), [])
     if not files:
-        raise CheckpointError(f"{path}: no model.safetensors here; a BLIP folder holds config.json and safetensors")
+        raise CheckpointError(
+            f"{path}: no model.safetensors in this folder; a BLIP folder has config.json and safetensors"
+        )
     return files
 
 
 def shipped() -> list[str]:
-    """Names of the models that ship, such as tiny/filter."""
+    """Return the names of the shipped models, such as tiny/filter."""
     found = {p.parent.relative_to(root).as_posix() for root in SHIPPED for p in root.glob("*/*/config.json")}
     return sorted(found)
 
@@ -93,15 +97,15 @@ def shipped() -> list[str]:
 def _unknown(name: str) -> str:
     known = sorted({*shipped(), *cards()})
     close = get_close_matches(name, known, n=1)
-    meant = f"; did you mean {close[0]}?" if close else "."
+    hint = f"; did you mean {close[0]}?" if close else "."
     return (
-        f"model {name!r}: no such folder, file or shipped model{meant} Known: {', '.join(known)}. "
-        "Another hub id (owner/name) needs the commit to use (revision: 40 hex digits), so that runs stay the same"
+        f"model {name!r}: no such folder, file or shipped model{hint} Known: {', '.join(known)}. "
+        "Any other hub id (owner/name) needs its commit (revision: 40 hex digits), so that runs can be repeated"
     )
 
 
 def _download(name: str, revision: str, weights: bool) -> Path:
-    """The snapshot's folder, with safetensors, or pytorch_model.bin where there are none, never both."""
+    """Download a model and return its folder; pytorch_model.bin only if the repository has no safetensors."""
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ConfigError(f"model {name!r}: revision {revision!r} can move; give the commit's 40 hex digits")
     from huggingface_hub import snapshot_download

@@ -61,7 +61,7 @@ def test_duplicates_both_ways_and_contamination(layout: RunLayout) -> None:
 
 def test_unknown_uid_names_those_that_begin_alike(layout: RunLayout) -> None:
     wrong = uid(5)[:15] + "z"
-    with pytest.raises(InputError, match=rf"nearest are {uid(5)}"):
+    with pytest.raises(InputError, match=rf"most similar are {uid(5)}"):
         history(layout, wrong)
 
 
