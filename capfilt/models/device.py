@@ -50,8 +50,8 @@ def bf16_autocast(device: torch.device = CPU, wanted: bool = True) -> torch.auto
 def model_threads(device: torch.device) -> Iterator[None]:
     """Limit torch to one thread inside the block if the device is a CPU; restore the number of threads after it.
 
-    Sums on a CPU may depend on the number of threads. One worker per core is also the faster way to use the cores: 0.434
-    images/s, against 0.384 with one multi-threaded worker (BLIP-base, two cores).
+    Sums on a CPU may depend on the number of threads. One worker per core is also the faster way to use the cores:
+    0.434 images/s, against 0.384 with one multi-threaded worker (BLIP-base, two cores).
     """
     before = torch.get_num_threads()
     if device.type == "cpu":
