@@ -153,7 +153,7 @@ def _columns() -> str:
             found += [
                 f"## {table.stage} {{ #{table.stage} }}",
                 "",
-                about,
+                about[:1].upper() + about[1:],
                 "",
                 place,
                 "",

@@ -27,7 +27,7 @@ from capfilt.sources.base import Reader
 from capfilt.stages.catalog import STAGES
 from capfilt.training.loop import train
 from capfilt.training.objectives.registry import OBJECTIVES
-from capfilt.training.recipe import load_recipe
+from capfilt.training.recipe import load_recipe, make_recipe
 from tests.models.check_system import check_system, encode
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +175,9 @@ def test_the_objective_trains_and_resumes(
     tiny_recipe: Callable[..., Path], tiny_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(OBJECTIVES, "contrastive", load("objective")["ContrastiveObjective"])
+    page = (ROOT / "docs/extending/objective.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert make_recipe(shown, "objective.md").optim.lr == 1e-3
     path = tiny_recipe("pretrain", objective=None, model=None)
     raw = yaml.safe_load(path.read_text())
     del raw["optim"]["schedule"]
