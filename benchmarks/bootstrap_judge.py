@@ -1,4 +1,4 @@
-"""What models do in the experiment besides learning: caption images, judge texts, be tested."""
+"""Use and test the models of the experiment: caption images, judge texts, measure retrieval and CIDEr."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _BATCH = 64
 def caption(
     model: Blip, images: Images, rows: Sequence[int], decoding: Decoding, samples: Sequence[int]
 ) -> list[list[str]]:
-    """For each row one prepared caption a sample number; "" where nothing was said."""
+    """Generate one prepared caption per row and sample number; "" for an empty caption."""
     model.decoding = decoding
     found: list[list[str]] = []
     for start in range(0, len(rows), _BATCH):
@@ -36,7 +36,7 @@ def caption(
 
 
 def cosines(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """(len(pairs),) of ITC; -1 for an empty text."""
+    """Return ITC cosines, (len(pairs),); -1 for an empty text."""
 
     def cosine(rows: Sequence[int], texts: Sequence[str]) -> Tensor:
         image, text = _features(model, images, rows, texts)
@@ -46,7 +46,7 @@ def cosines(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.fl
 
 
 def matches(model: Blip, images: Images, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """(len(pairs),) P(match) of ITM; 0 for an empty text."""
+    """Return P(match) of ITM, (len(pairs),); 0 for an empty text."""
 
     def match(rows: Sequence[int], texts: Sequence[str]) -> Tensor:
         return model.itm_logits(_states(model, images, rows), texts, range(len(rows))).softmax(-1)[:, 1]
@@ -66,7 +66,7 @@ def _judged(
 
 
 def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
-    """Retrieval by ITC, one text an image, and CIDEr of beam search's captions; ranks and scores an image as well."""
+    """Measure retrieval by ITC with one text per image, and CIDEr of beam-search captions; also per image."""
     image, text = _features(model, images, rows, texts)
     scores = (image @ text.T).double().numpy()
     index = np.arange(len(rows), dtype=np.int64)
@@ -85,7 +85,7 @@ def test(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str])
 
 @torch.inference_mode()
 def _features(model: Blip, images: Images, rows: Sequence[int], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(B, E) of images and of texts, for ITC."""
+    """Return ITC features (B, E) of images and of texts."""
     return features(model.med, _states(model, images, rows), *model.tokenizer.batch(list(texts)))
 
 

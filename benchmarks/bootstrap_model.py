@@ -38,42 +38,42 @@ Pair = tuple[int, str]
 
 @dataclass(frozen=True)
 class Shape:
-    """What model."""
+    """Size of the model."""
 
     width: int = 256
-    """Of the image states; the text's is MiniLM's."""
+    """Width of the image states; that of the text is MiniLM's."""
     layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """Which of MiniLM's six."""
+    """Which of MiniLM's six layers."""
     side: int = 4
     """Cells along a side after pooling."""
     max_tokens: int = 30
     feature_drop: float = 0.5
-    """Of the vision tower's inputs."""
+    """Dropout of the vision tower's inputs."""
     text_drop: float = 0.4
-    """Of what MiniLM makes of a text."""
+    """Dropout of MiniLM's encoding of a text."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How long and how fast one training is."""
+    """Length and learning rates of one training."""
 
     steps: int
     batch: int
     lr: float
-    """Of what begins fresh; `slow` times that is that of MiniLM's layers."""
+    """Learning rate of new parameters; MiniLM's layers have `slow` times that."""
     objective: BlipSettings
     slow: float = 0.2
     ramp: float = 0.15
     """Share of the steps over which alpha grows."""
     warmup: float = 0.1
     every: int = 1
-    """ITM, whose three pairs an image take most of the time, is part of one step in so many."""
+    """ITM is computed in every `every`-th step, because its three pairs per image take most of the time."""
     lm_every: int = 1
-    """LM likewise."""
+    """LM is computed in every `lm_every`-th step."""
     free: bool = False
-    """MiniLM's layers learn too: for LM alone, since what they read of a text for ITC is remembered."""
+    """Train MiniLM's layers too. For LM only, because their encoding of a text for ITC is cached."""
     tokens: int | None = None
-    """Texts are cut there, rather than where the model cuts them."""
+    """Cut texts at this length; None leaves it to the model."""
 
 
 class FeatureTower(nn.Module):
@@ -121,16 +121,16 @@ class Images:
         self.shape = (features.pooled.shape[2], side * side, channels)
 
     def take(self, rows: Sequence[int], views: Sequence[int] | None = None) -> Tensor:
-        """(B, 1280 + cells * C) float32; view 0 unless told."""
+        """Return (B, 1280 + cells * C) float32; view 0 by default."""
         return self.inputs[list(rows), list(views) if views is not None else [0] * len(rows)].float()
 
     def sample(self) -> Tensor:
-        """Up to 1024 evenly spaced images, view 0, for the tower's statistics."""
+        """Return up to 1024 evenly spaced images, view 0, for the tower's statistics."""
         return self.take(range(0, len(self.inputs), max(1, len(self.inputs) // 1024)))
 
 
 def build(images: Images, text: Path, shape: Shape, seed: int) -> tuple[MED, TextTokenizer]:
-    """The initialisation of a seed: the warm-started text transformer, all else drawn."""
+    """Build the initial model of a seed: the warm-started text transformer, all else random."""
     torch.manual_seed(seed)
     config = TextConfig(**json.loads((text / "text.json").read_text()))
     vision = VisionConfig(shape.width, 1, shape.width // 64, shape.width, 16 * shape.side, 16)
@@ -143,9 +143,9 @@ def build(images: Images, text: Path, shape: Shape, seed: int) -> tuple[MED, Tex
 
 
 def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[Pair]]:
-    """Epoch after epoch of the images in new orders, without end, each with one of its texts, drawn anew.
+    """Yield batches without end: each epoch has all images in a new order, each with one of its texts, chosen anew.
 
-    An epoch's incomplete batch goes on into the next.
+    An epoch's incomplete batch is completed from the next epoch.
     """
     rng = np.random.default_rng(seed)
     texts: dict[int, list[str]] = {}
@@ -161,7 +161,7 @@ def batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[Pair]]
 
 
 def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair], how: Fit, seed: int) -> float:
-    """Trains in place; the mean loss of the last tenth."""
+    """Train in place; return the mean loss of the last tenth of the steps."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 1)
     med.text.freeze(not how.free)  # type: ignore[operator]
@@ -199,7 +199,7 @@ def fit(med: MED, tokenizer: TextTokenizer, images: Images, pairs: Sequence[Pair
 
 
 def _groups(objective: BlipObjective, how: Fit, decay: float) -> Iterator[dict[str, Any]]:
-    """Matrices decay, the rest does not; MiniLM's layers learn more slowly than what begins fresh."""
+    """Group parameters: weight decay for matrices only, and a lower learning rate for MiniLM's layers."""
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     for old in (True, False):
         for matrix in (True, False):
@@ -212,5 +212,5 @@ def _groups(objective: BlipObjective, how: Fit, decay: float) -> Iterator[dict[s
 
 
 def blip(med: MED, tokenizer: TextTokenizer) -> Blip:
-    """Behind the product's protocols; images go in as states."""
+    """Wrap a MED as capfilt's `Blip`; images are given as states."""
     return Blip(med, tokenizer, ImageProcessor(med.config.vision.image_size))

@@ -1,4 +1,4 @@
-"""Which rows the bootstrap experiment has, and the one recipe for all of them.
+"""Rows of the bootstrap experiment, and the recipe that all of them share.
 
 Chosen on a tenth of the training file (`--tune`), see the notes in `results/bootstrap.md`.
 """
@@ -24,33 +24,33 @@ OBJECTIVE = BlipSettings(queue_size=1024, momentum=0.98, hard_floor=1 / 64, itm_
 
 @dataclass(frozen=True)
 class Recipe:
-    """The same for every row."""
+    """Settings that are the same for every row."""
 
     shape: Shape = field(default_factory=Shape)
     steps: int = 300
     batch: int = 64
     lr: float = 1.5e-3
     every: int = 30
-    """ITM is part of one step in so many, LM (`lm_every`) likewise."""
+    """ITM is computed in every `every`-th step, LM in every `lm_every`-th."""
     lm_every: int = 12
     caption_steps: int = 150
     caption_lr: float = 1.5e-3
     caption_slow: float = 0.4
     caption_tokens: int = 20
-    """Of a human text the captioner learns the beginning, as long as what it says itself."""
+    """Tokens of a human text from which the captioner learns: as many as it generates."""
     filter_steps: int = 60
     filter_lr: float = 5e-4
     filter_every: int = 10
     captions: int = 3
-    """Of an image."""
+    """Captions per image."""
     web_threshold: float = 0.5
-    """Of the filter's cosine."""
+    """Threshold of the filter's cosine."""
     caption_threshold: float = 0.5
     objective: BlipSettings = field(default_factory=lambda: OBJECTIVE)
 
     def fingerprint(self, tune: bool, uids: Sequence[str]) -> str:
-        """Of everything that the pieces depend on, but setting and seed."""
+        """Return the hash of everything that the artefacts depend on, except setting and seed."""
         recipe = asdict(self) | {"objective": self.objective.model_dump()}
         decodings = [NUCLEUS.model_dump(), BEAM.model_dump()]
-        told = json.dumps([recipe, decodings, tune, list(uids)], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        inputs = json.dumps([recipe, decodings, tune, list(uids)], sort_keys=True)
+        return hashlib.sha256(inputs.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The bootstrap experiment's results as Parquet, Markdown and a plot."""
+"""Write the results of the bootstrap experiment as Parquet, Markdown and a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from benchmarks.bootstrap_stats import Estimate, difference, estimate, hits
 
 Results = dict[tuple[str, str, int], dict[str, Any]]
-"""(setting, row, seed) -> what `Lab.result` gives."""
+"""(setting, row, seed) -> the result of `Lab.result`."""
 
 PAPER = [
     ("filter", "raw", ">"),
@@ -33,16 +33,16 @@ PAPER = [
     ("five-captions", "captioner+filter", "?"),
     ("ensemble", "captioner+filter", "?"),
 ]
-"""Row, row, and what the paper found between them; ?: not told, or left as future work."""
+"""Row, row, and what the paper found between them; ?: not reported, or left as future work."""
 _LISTS = ("t2i_ranks", "i2t_ranks", "cider_each", "captions")
 
 
 NOTES = "## What was tried, and why"
-"""From this heading on the Markdown is a person's, and stays when the tables above it are written anew."""
+"""The text from this heading on is written by hand, and is kept when the tables above it are rewritten."""
 
 
 def write(results: Results, out: Path, command: str) -> str:
-    """bootstrap.parquet, .md and .svg in `out`; the Markdown."""
+    """Write bootstrap.parquet, .md and .svg into `out`; return the Markdown."""
     out.mkdir(parents=True, exist_ok=True)
     scalars = [
         {"setting": setting, "seed": seed, **{k: v for k, v in found.items() if k not in _LISTS}}
@@ -58,12 +58,12 @@ def write(results: Results, out: Path, command: str) -> str:
 
 
 def of(results: Results, setting: str, row: str) -> list[dict[str, Any]]:
-    """A row's results in order of seed."""
+    """Return the results of a row in the order of the seeds."""
     return [found for (s, r, _), found in sorted(results.items()) if (s, r) == (setting, row)]
 
 
 def markdown(results: Results, command: str) -> str:
-    """A table of rows, one of the paper's orderings, for each setting."""
+    """Render, per setting, a table of rows and a table of the paper's orderings."""
     seeds = sorted({seed for _, _, seed in results})
     lines = [
         "# CapFilt in miniature", "", f"    {command}", "",
@@ -121,7 +121,7 @@ def _interval(e: Estimate, sign: str = "") -> str:
 
 
 def svg(results: Results) -> str:
-    """A panel a setting, a line a row: R@1 with its interval, a dot a seed."""
+    """Draw one panel per setting and one line per row: R@1 with its interval, and a dot per seed."""
     settings = list(dict.fromkeys(setting for setting, _, _ in results))
     rows = list(dict.fromkeys(row for _, row, _ in results))
     width, height = 180 + 300 * len(settings), 60 + 24 * len(rows)

@@ -1,7 +1,7 @@
-"""The experiment's pieces: for one setting and seed the raw model, captioner, filter, captions and scores; then rows.
+"""Compute the rows of the experiment, from shared artefacts: raw model, captioner, filter, captions and scores.
 
-Each piece is a file in the work folder, written whole or not at all; a rerun computes what is missing. Rows share
-pieces: every row but `raw` builds on the raw model, and its captioner and filter.
+Each artefact is a file in the work folder, written atomically; a rerun computes what is missing. Rows share
+artefacts: every row but `raw` builds on the raw model, and its captioner and filter.
 """
 
 import copy
@@ -24,13 +24,13 @@ from capfilt.models.blip import Decoding
 from capfilt.models.blip.med import MED
 
 Texts = list[list[str]]
-"""Captions, one list an image."""
+"""Captions, one list per image."""
 Scores = list[list[float]]
-"""Cosines, one list an image."""
+"""Cosines, one list per image."""
 
 
 class Lab:
-    """One setting and seed."""
+    """The artefacts and rows of one setting and seed."""
 
     def __init__(
         self, rows: Sequence[Row], images: Images, text: Path, work: Path, setting: str, seed: int, recipe: Recipe,
@@ -43,15 +43,15 @@ class Lab:
         self.human: list[Pair] = [(i, rows[i].human) for i in self.pairs.human]
         self.web: list[Pair] = list(zip(self.pairs.web, self.pairs.web_texts, strict=True))
 
-    def piece(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, from its JSON file if it is there."""
+    def artefact(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return the result of `make`, from its JSON file if that exists."""
         file = self.folder / f"{name}.json"
         if not file.is_file():
             _write(file, lambda path: path.write_text(json.dumps(make())))
         return json.loads(file.read_text())
 
     def weights(self, name: str, make: Callable[[MED], None], start: str | None = None) -> MED:
-        """A trained model, from its file if it is there; `start`: another one that it goes on from."""
+        """Return a trained model, from its file if that exists; `start` is the model that training continues from."""
         med = self._fresh() if start is None else copy.deepcopy(self.model(start))
         file = self.folder / f"{name}.pt"
         if file.is_file():
@@ -70,7 +70,7 @@ class Lab:
         return build(self.images, self.text, self.recipe.shape, self.seed)[1]
 
     def pretrained(self, row: str) -> MED:
-        """The model of a row: the same steps, batch and seed whatever the pairs."""
+        """Train the model of a row, with the same steps, batch and seed for all rows."""
         start = "row-raw" if row == "continued" else None
         return self.weights(f"row-{row}", lambda med: self._fit(med, self.dataset(row), self.pretraining, 0), start)
 
@@ -84,7 +84,11 @@ class Lab:
         fit(med, self.tokenizer, self.images, pairs, how, 1000 * self.seed + noise)
 
     def model(self, name: str) -> MED:
-        """captioner, filter, filter-2, shared leave from the raw model; captioner@ROW from a row's; row-ROW is that."""
+        """Return a model by name.
+
+        captioner, filter, filter-2 and shared are fine-tuned from the raw model, captioner@ROW from the model of a row;
+        row-ROW is the model of a row.
+        """
         kind, _, row = name.partition("@")
         start, r = f"row-{row or 'raw'}", self.recipe
         if kind.startswith("row-"):
@@ -110,7 +114,7 @@ class Lab:
         return Fit(steps, r.batch, r.filter_lr, r.objective.model_copy(update=change), every=r.filter_every)
 
     def captions(self, model: str, count: int | None = None) -> Texts:
-        """`count` captions of each web image by nucleus sampling; as many as the recipe says unless told."""
+        """Sample `count` captions of each web image by nucleus sampling; by default the recipe's number."""
         decoding = judging.NUCLEUS.model_copy(update={"seed": self.seed})
         return self._captions(f"captions-{model}", model, decoding, count or self.recipe.captions)
 
@@ -119,22 +123,22 @@ class Lab:
             captioner = blip(self.model(model), self.tokenizer)
             return judging.caption(captioner, self.images, self.pairs.web, decoding, range(count))
 
-        found: Texts = self.piece(f"{name}-{count}", make)
+        found: Texts = self.artefact(f"{name}-{count}", make)
         return found
 
     def scores(self, model: str, name: str, texts: Texts) -> Scores:
-        """The cosine of each text with its web image, by the filter `model`."""
+        """Compute the cosine of each text with its web image, by the filter `model`."""
 
         def make() -> Scores:
             flat = [(row, text) for row, each in zip(self.pairs.web, texts, strict=True) for text in each]
             found = iter(judging.cosines(blip(self.model(model), self.tokenizer), self.images, flat).tolist())
             return [[next(found) for _ in each] for each in texts]
 
-        result: Scores = self.piece(f"scores-{model}-{name}", make)
+        result: Scores = self.artefact(f"scores-{model}-{name}", make)
         return result
 
     def kept(self, filters: Sequence[str], name: str, texts: Texts) -> list[Pair]:
-        """The texts whose cosine, the mean of the filters', reaches the threshold, with their images."""
+        """Return the texts, with their images, whose cosine (mean over the filters) reaches the threshold."""
         scores, threshold = [self.scores(model, name, texts) for model in filters], self._threshold(name)
         found = []
         for place, (row, each) in enumerate(zip(self.pairs.web, texts, strict=True)):
@@ -146,7 +150,7 @@ class Lab:
         return self.recipe.web_threshold if name == "web" else self.recipe.caption_threshold
 
     def dataset(self, row: str) -> list[Pair]:
-        """D of a row: human pairs, then web and synthetic pairs as the row has them."""
+        """Return the training pairs of a row: human pairs, then the web and synthetic pairs that the row keeps."""
         match row:
             case "raw":
                 return self.human + self.web
@@ -188,7 +192,7 @@ class Lab:
         return [[text] for text in self.pairs.web_texts]
 
     def result(self, row: str) -> dict[str, Any]:
-        """The row's numbers."""
+        """Return the measured numbers of a row."""
 
         def make() -> dict[str, Any]:
             pairs, med = self.dataset(row), self.pretrained(row)
@@ -196,11 +200,11 @@ class Lab:
             found = judging.test(blip(med, self.tokenizer), self.images, self.pairs.test, texts)
             return {"row": row, "pairs": len(pairs), "steps": self.recipe.steps, **self._noise(row), **found}
 
-        out: dict[str, Any] = self.piece(f"result-{row}", make)
+        out: dict[str, Any] = self.artefact(f"result-{row}", make)
         return out
 
     def _noise(self, row: str) -> dict[str, float | None]:
-        """The noise ratio, and where truth is known how well the row's filter found it."""
+        """Return the noise ratio and, where the truth is known, how well the row's filter found it."""
         if row in ("raw", "human", "captioner", "control"):
             return {}
         model = {"shared": "shared", "two-rounds": "filter@captioner+filter"}.get(row, "filter")
@@ -215,7 +219,7 @@ class Lab:
             own = ~np.array(self.pairs.exchanged)
             found["precision"] = float(own[keep].mean()) if keep.any() else None
             found["recall"] = float(keep[own].mean())
-            itm = np.array(self.piece(f"itm-{model}", lambda: self._matches(model)))
+            itm = np.array(self.artefact(f"itm-{model}", lambda: self._matches(model)))
             found["auc"], found["itm_auc"] = (auc(score[own], score[~own]) for score in (web, itm))
         return found
 
@@ -230,7 +234,7 @@ def _thinned(pairs: list[Pair], size: int, seed: int) -> list[Pair]:
 
 
 def _write(file: Path, save: Callable[[Path], object]) -> None:
-    """Beside it first, then renamed: a file that exists is whole."""
+    """Write under a temporary name, then rename, so that a file that exists is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     save(temporary)

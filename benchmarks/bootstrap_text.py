@@ -1,4 +1,4 @@
-"""The experiment's text start: MiniLM-L6 (MIT, from PyPI) as MED's text transformer, as the paper starts from a BERT.
+"""Initialise MED's text transformer from MiniLM-L6 (MIT, from PyPI), as the paper does from BERT.
 
 Of its vocabulary the pieces in the texts at hand: the web texts and, where they are at hand, those of the diagrams,
 neither the human part's nor the test's. The encoder reads a text as MiniLM does, as the mean of its tokens, and stays
@@ -31,10 +31,10 @@ POSITIONS = 64
 
 
 class MeanText(TextTransformer):
-    """MiniLM, frozen but for the captioner: where there is no image it reads a text once, for all models.
+    """MiniLM, frozen except for the captioner. Without an image, a text is encoded once for all models.
 
     Then the mean of the text's tokens comes out, (B, 1, D), in training with a share `drop` of it zero. With an image,
-    cross-attention lies between the layers, nothing is remembered, and all tokens come out.
+    cross-attention is between the layers, nothing is cached, and all tokens are returned.
     """
 
     def __init__(self, config: MEDConfig, read: dict[bytes, Tensor], drop: float) -> None:
@@ -43,7 +43,7 @@ class MeanText(TextTransformer):
         self.freeze()
 
     def freeze(self, frozen: bool = True) -> None:
-        """What MiniLM brought learns, or does not; cross-attention and the decoder's self-attention always do."""
+        """Train or freeze MiniLM's parameters; cross-attention and the decoder's self-attention are always trained."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not frozen or is_fresh(name))
 
@@ -61,7 +61,7 @@ class MeanText(TextTransformer):
 
     @torch.no_grad()
     def _means(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, D) float32, without dropout."""
+        """Return (B, D) float32, without dropout."""
         training = self.training
         self.eval()
         with torch.autocast("cpu", enabled=False):
@@ -71,13 +71,13 @@ class MeanText(TextTransformer):
 
 
 def is_fresh(name: str) -> bool:
-    """Whether a parameter of the text transformer is not MiniLM's own."""
+    """Return whether a parameter of the text transformer is new, not MiniLM's."""
     return ".cross_attention." in name or ".self_attention.decoder." in name
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """What was read; a copy of a model keeps on sharing it."""
+    """Cache of encoded texts, which copies of a model share."""
 
     texts: dict[bytes, Tensor]
 
@@ -87,12 +87,12 @@ class _Shared:
 
 @cache
 def _read_by(folder: Path) -> dict[bytes, Tensor]:
-    """What a start has read in this process."""
+    """Return the cache of this folder's model in this process."""
     return {}
 
 
 def make_text(sources: list[str], out: Path, layers: Sequence[int]) -> None:
-    """Writes a folder that `take_start` and `read_tokenizer` read.
+    """Write a folder for `take_start` and `read_tokenizer`.
 
     Args:
         sources: `file:column,column` as for the warm start; their pieces are the vocabulary.
@@ -117,19 +117,19 @@ def make_text(sources: list[str], out: Path, layers: Sequence[int]) -> None:
 
 
 def take_start(med: MED, folder: Path, drop: float) -> None:
-    """MED's text transformer from such a folder; cross-attention stays as it is."""
+    """Load MED's text transformer from such a folder; cross-attention is left unchanged."""
     med.text = MeanText(med.config, _read_by(folder), drop)
     take_text(med.text, folder)
 
 
 def _ids(tokenizer: Any, words: list[str]) -> list[int]:
-    """Of the words in MiniLM's vocabulary; [DEC] and [ENC] begin as [CLS]."""
+    """Return the ids of words in MiniLM's vocabulary; [DEC] and [ENC] are initialised as [CLS]."""
     found: list[int] = tokenizer.convert_tokens_to_ids(words)
     return found + [tokenizer.cls_token_id] * 2
 
 
 def _cut(bert: Any, text: TextTransformer, layers: Sequence[int], ids: list[int]) -> dict[str, Tensor]:
-    """MiniLM's tensors under our names; the one token type that texts have goes into the positions."""
+    """Return MiniLM's tensors under our names, with its one token type added to the positions."""
     theirs = dict(bert.state_dict())
     embed = "embeddings.{}_embeddings.weight"
     theirs[embed.format("word")] = theirs[embed.format("word")][ids]

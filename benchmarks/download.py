@@ -1,11 +1,11 @@
-"""Downloading: capfilt's guarded, hashed, committed ingest beside plain img2dataset, from a server in another process.
+"""Compare downloading by capfilt's ingest with plain img2dataset, from a server in another process.
 
 python -m benchmarks.download [--images 5000] [--threads 64] [--rounds 3] [--json benchmarks/results/download.json]
 
-Both fetch the same URLs of 25 kB (mean) from 127.0.0.1, one process and as many threads, and write Parquet; capfilt
-also verifies, decodes, hashes (sha256, pixels, perceptual) and commits. img2dataset runs with resize_mode=no. Each runs
-in a fresh process, in turn. `images/s` are those of the whole call, from its first import to its last file, as a user
-waits for it. `shard` are those of the shard alone, without imports, the list and img2dataset's start of its pool.
+Both fetch the same URLs of 25 kB (mean) from 127.0.0.1 in one process with the same number of threads, and write
+Parquet. capfilt also verifies, decodes, hashes (sha256, pixels, perceptual) and publishes atomically. img2dataset runs
+with resize_mode=no. They take turns, each in a fresh process. `images/s` is that of the whole call, from the first
+import to the last file. `shard` is that of the shard, without imports, the list and the start of img2dataset's pool.
 """
 
 import argparse
@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 KINDS = 50
-"""Different bodies."""
+"""Number of different images."""
 SIDE = 384
 SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "web"
 
 
 def bodies() -> list[bytes]:
-    """JPEG files of 20 to 40 kB, made of the sample's pictures."""
+    """Return JPEG files of 20 to 40 kB, from the images of the bundled sample."""
     found: list[bytes] = []
     for file in sorted(SAMPLE.glob("*.parquet")):
         for row in pq.read_table(file)["image"].to_pylist():
@@ -49,7 +49,7 @@ def bodies() -> list[bytes]:
 
 
 def serve(port: Any, images: list[bytes]) -> None:
-    """Answers GET /<n>.jpg until it is killed; tells its port."""
+    """Answer GET /<n>.jpg until killed; put the port number into the queue `port`."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -68,7 +68,7 @@ def serve(port: Any, images: list[bytes]) -> None:
 
 
 def by_img2dataset(urls: Path, folder: Path, threads: int) -> float:
-    """Downloads; seconds of the shards, as its own stats have them."""
+    """Download with img2dataset; return the seconds of the shards from its own statistics."""
     import os
 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -85,7 +85,7 @@ def by_img2dataset(urls: Path, folder: Path, threads: int) -> float:
 
 
 def by_capfilt(urls: Path, folder: Path, threads: int) -> float:
-    """Downloads; seconds of `Ingest.process`."""
+    """Download with capfilt; return the seconds of `IngestStage.process`."""
     from capfilt.config.load import validate
     from capfilt.download.img2dataset import load_img2dataset
     from capfilt.sources import open_source
@@ -121,7 +121,7 @@ def _child(work: Callable[..., float], urls: Path, folder: Path, threads: int, o
 
 
 def timed(work: Callable[..., float], urls: Path, threads: int) -> tuple[float, float, float]:
-    """(seconds, those of the shards, largest resident MiB) of one contender in a fresh process."""
+    """Run one contender in a fresh process; return its seconds, those of the shards, and peak resident MiB."""
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def timed(work: Callable[..., float], urls: Path, threads: int) -> tuple[float, 
 
 
 def measure(images: int, threads: int, rounds: int) -> dict[str, Any]:
-    """Both contenders, in turn, `rounds` times."""
+    """Measure both contenders in turn, `rounds` times."""
     context = multiprocessing.get_context("spawn")
     port, pictures = context.Queue(), bodies()
     server = context.Process(target=serve, args=(port, pictures), daemon=True)
@@ -154,8 +154,8 @@ def measure(images: int, threads: int, rounds: int) -> dict[str, Any]:
                 seconds[name].append(round(taken, 2))
                 shards[name].append(round(inside, 2))
                 memory[name] = max(memory[name], round(peak))
-                told = f"{images / taken:7.1f} images/s, shard {images / inside:7.1f}, {peak:5.0f} MiB"
-                print(f"{name:12} {told}", file=sys.stderr)
+                line = f"{images / taken:7.1f} images/s, shard {images / inside:7.1f}, {peak:5.0f} MiB"
+                print(f"{name:12} {line}", file=sys.stderr)
     server.terminate()
     rates = {name: images / statistics.median(found) for name, found in seconds.items()}
     size = round(statistics.mean(map(len, pictures)))
@@ -166,7 +166,7 @@ def measure(images: int, threads: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--threads", type=int, default=64)

@@ -1,8 +1,8 @@
 """What a user would run without capfilt: transformers, as BLIP's model cards show it, and the same in batches.
 
 *naive*: one image at a time, processor + generate; then for each text BlipForImageTextRetrieval twice, for ITM and for
-ITC: five passes of a vision tower an image. *batched*: eight images at a time and the filter's vision tower once for
-all its texts, which the cards do not show: what someone who looks into the model would write.
+ITC: five passes of a vision tower per image. *batched*: eight images at a time, and the filter's vision tower once for
+all texts of an image, which the cards do not show: what a user who knows the model would write.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from benchmarks.throughput_inputs import PROMPT
 
 
 class Transformers:
-    """Both models, loaded."""
+    """Both models of transformers, and the three ways to call them."""
 
     def __init__(self, captioner: Path, judge: Path, new_tokens: int) -> None:
         self.processor = BlipProcessor.from_pretrained(captioner)
@@ -33,7 +33,7 @@ class Transformers:
 
     @torch.no_grad()
     def naive(self, jpegs: Sequence[bytes], texts: Sequence[str]) -> list[list[tuple[float, float]]]:
-        """(ITC, ITM) of each image's own text and its caption."""
+        """Caption one image at a time; return (ITC, ITM) of its text and its caption."""
         scores = []
         for jpeg, text in zip(jpegs, texts, strict=True):
             image = Image.open(BytesIO(jpeg)).convert("RGB")
@@ -49,7 +49,7 @@ class Transformers:
 
     @torch.no_grad()
     def batched(self, jpegs: Sequence[bytes], texts: Sequence[str], size: int = 8) -> list[list[tuple[float, float]]]:
-        """As `naive`."""
+        """Do the same as `naive` in batches."""
         scores = []
         for start in range(0, len(jpegs), size):
             images = [Image.open(BytesIO(jpeg)).convert("RGB") for jpeg in jpegs[start : start + size]]
@@ -60,7 +60,7 @@ class Transformers:
         return scores
 
     def _judge_batch(self, pixels: torch.Tensor, pairs: list[str]) -> list[list[tuple[float, float]]]:
-        """Two texts an image."""
+        """Return (ITC, ITM) of two texts per image."""
         judge = self.judge
         words = self.processor.tokenizer(pairs, padding=True, return_tensors="pt")
         ids, mask = words["input_ids"], words["attention_mask"]
@@ -75,7 +75,7 @@ class Transformers:
 
     @torch.no_grad()
     def data_juicer_calls(self, jpegs: Sequence[bytes], texts: Sequence[str]) -> list[list[float]]:
-        """The calls of Data-Juicer's two operators: processor + generate, then ITM of both texts; no ITC."""
+        """Make the calls of Data-Juicer's two operators: processor + generate, then ITM of both texts; no ITC."""
         scores = []
         for jpeg, text in zip(jpegs, texts, strict=True):
             image = Image.open(BytesIO(jpeg)).convert("RGB")

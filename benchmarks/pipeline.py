@@ -1,11 +1,11 @@
-"""The pipeline's own costs: memory as shards grow in number, and what Ray adds to the plain loop.
+"""Measure the pipeline's own costs: memory over many shards, the overhead of Ray, and the time of `select`.
 
     python -m benchmarks.pipeline memory     # 200 small shards: resident memory of driver and workers along the run
-    python -m benchmarks.pipeline overhead   # 20 shards, one worker a stage: Ray against --local, medians of pairs
+    python -m benchmarks.pipeline overhead   # 20 shards, one worker per stage: Ray against --local, medians of pairs
     python -m benchmarks.pipeline select     # 100,000 rows: `capfilt select` on stored scores
 
-The first two run the real pipeline on the bundled sample and weights, repeated under new keys; the third makes up
-captions and scores for rows with a picture of 100 bytes. Results: benchmarks/results/.
+The first two run the real pipeline on the bundled sample and weights, repeated under new keys; the third invents
+captions and scores for rows with an image of 100 bytes. Results: benchmarks/results/.
 """
 
 import argparse
@@ -42,7 +42,7 @@ SAMPLE = ROOT / "data/sample/web/00000.parquet"
 
 
 def source(folder: Path, shards: int, rows: int) -> Pipeline:
-    """A pipeline over `shards` files of `rows` rows each, the sample's pictures again and again under new keys."""
+    """Build a pipeline over `shards` files of `rows` rows each: the sample's images, repeated under new keys."""
     table = pq.read_table(SAMPLE)
     (folder / "in").mkdir(parents=True)
     for shard in range(shards):
@@ -64,7 +64,7 @@ def source(folder: Path, shards: int, rows: int) -> Pipeline:
 
 
 class Watch:
-    """Resident memory of this process and its descendants, sampled, by the shards finished so far."""
+    """Samples the resident memory of this process and its workers, with the number of finished shards."""
 
     def __init__(self) -> None:
         self.done, self.points, self._on = 0, list[dict[str, float]](), True
@@ -89,7 +89,7 @@ class Watch:
 
 
 def rss(process: psutil.Process) -> float:
-    """MiB; 0 for one that has gone."""
+    """Return resident memory in MiB; 0 if the process has ended."""
     try:
         return round(float(process.memory_info().rss) / 2**20, 1)
     except psutil.Error:
@@ -97,7 +97,7 @@ def rss(process: psutil.Process) -> float:
 
 
 def name(process: psutil.Process) -> str:
-    """Command line's first word."""
+    """Return the first word of the command line; "" if the process has ended."""
     try:
         return (process.cmdline() or [""])[0]
     except psutil.Error:
@@ -105,7 +105,7 @@ def name(process: psutil.Process) -> str:
 
 
 def memory(shards: int, rows: int) -> dict[str, Any]:
-    """Largest resident memory in each tenth of the run."""
+    """Return the largest resident memory in each tenth of the run."""
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(source(Path(folder), shards, rows), RunFolder(Path(folder) / "run"))
         watch = Watch()
@@ -120,20 +120,20 @@ def memory(shards: int, rows: int) -> dict[str, Any]:
     return {"shards": shards, "rows_a_shard": rows, "unit": "MiB resident", "curve": curve}
 
 
-def seconds(plan: Plan, how: Any) -> dict[str, float]:
-    """Median seconds a shard of the stages that run models, the first two shards (start, loading) left out."""
+def seconds(plan: Plan, execute: Any) -> dict[str, float]:
+    """Return median seconds per shard of each stage, without the first two shards (start, loading)."""
     spent: dict[str, list[float]] = {"ingest": [], "caption": [], "score": []}
 
     def note(done: Done) -> None:
         if done.stage in spent:
             spent[done.stage].append(done.seconds)
 
-    how(plan, note)
+    execute(plan, note)
     return {stage: statistics.median(values[2:]) for stage, values in spent.items()}
 
 
 def overhead(shards: int, rows: int, pairs: int) -> dict[str, Any]:
-    """Ray / local of a shard's seconds, `pairs` times in turn; 1 torch thread, one worker a stage."""
+    """Compare seconds per shard on Ray and local, `pairs` times in turn; 1 torch thread, one worker per stage."""
     ratios, found = [], []
     ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
     for _ in range(pairs):
@@ -150,7 +150,7 @@ def overhead(shards: int, rows: int, pairs: int) -> dict[str, Any]:
 
 
 def stored_scores(folder: Path, shards: int, rows: int) -> Path:
-    """A finished run of made-up scores."""
+    """Write a finished run with invented scores; return its folder."""
     pipeline = source(folder, 1, 4).model_copy(update={"emit": [EmitPairs(format="pairs")]})
     run(pipeline, out=folder / "run", local=True)
     layout = open_run(folder / "run").layout
@@ -161,14 +161,14 @@ def stored_scores(folder: Path, shards: int, rows: int) -> Path:
     first["ingest"]["image"] = {"bytes": b"x" * 100, "path": None}
     first["score"] = {"status": "ok", "image_embedding": [0.0] * dim}
     for shard in range(shards):
-        made: dict[str, list[dict[str, Any]]] = {stage: [] for stage in first}
+        records: dict[str, list[dict[str, Any]]] = {stage: [] for stage in first}
         for i in range(rows):
             uid = f"{shard * rows + i:016x}"
             scores = {"web_itc": rng.random(), "web_itm": rng.random()}
             scores |= {"caption_itc": [rng.random()], "caption_itm": [rng.random()]}
             for stage, row in first.items():
-                made[stage].append({**row, "uid": uid, **(scores if stage == "score" else {})})
-        for stage, lines in made.items():
+                records[stage].append({**row, "uid": uid, **(scores if stage == "score" else {})})
+        for stage, lines in records.items():
             with ShardWriter(layout.shard(stage, shard), arrow(schemas[stage])) as writer:
                 writer.write(lines)
     facts = open_run(folder / "run").facts
@@ -178,7 +178,7 @@ def stored_scores(folder: Path, shards: int, rows: int) -> Path:
 
 
 def select_time(shards: int, rows: int, times: int) -> dict[str, Any]:
-    """Seconds of `select` (decide, emit pairs, count, report), each with another threshold."""
+    """Measure seconds of `select` (decide, emit pairs, count, report), each time with another threshold."""
     with tempfile.TemporaryDirectory() as folder:
         run_folder = stored_scores(Path(folder), shards, rows)
         spent = []
@@ -190,7 +190,7 @@ def select_time(shards: int, rows: int, times: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["memory", "overhead", "select"])
     parser.add_argument("--shards", type=int)

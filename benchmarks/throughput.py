@@ -1,12 +1,12 @@
-"""Images a second of captioning and scoring: capfilt beside what a user would run instead, in one run.
+"""Measure images per second of captioning and scoring, for capfilt and for what a user would run instead.
 
     python -m benchmarks.throughput --images 48 --json throughput.json       # under 60 minutes on two cores
     python -m benchmarks.throughput --images 2 --shape tiny --data-juicer none      # seconds; says nothing about speed
 
-BLIP-base shape at 384 px with random weights, 20 new tokens forced, the web text and the caption judged by ITC and ITM,
-JPEGs of 640 x 480. One process, all cores. The contenders take turns, every other round in the opposite order, and the
-median over the rounds counts; the slow ones get fewer images a round (the table says how many), all after a warm-up.
-Results also go to benchmarks/results/throughput.{json,md,svg} where `--keep` is given.
+BLIP-base shape at 384 px with random weights, exactly 20 new tokens, web text and caption judged by ITC and ITM, JPEGs
+of 640 x 480. One process, all cores. The contenders take turns, every other round in the opposite order, after a
+warm-up; the result is the median over the rounds. Slow contenders get fewer images per round (the table says how many).
+With `--keep` the results are also written to benchmarks/results/throughput.{json,md,svg}.
 """
 
 import argparse
@@ -34,11 +34,11 @@ from benchmarks.throughput_venv import DataJuicer, install
 from capfilt.models.device import has_bf16
 
 SHARES = {"naive": 8, "batched": 3, "data_juicer": 6, "data_juicer_calls": 6, "capfilt_separate": 1}
-"""Of these contenders a round has images / this many images; the others have half of all."""
+"""Contender -> divisor: a round has images / divisor images. The other contenders have the divisor 2."""
 
 
 def engines(inputs: Inputs, new_tokens: int) -> dict[str, Engine]:
-    """capfilt in every setting that this processor has."""
+    """Create capfilt in every precision that this processor supports."""
     reader, filter_ = captioner(inputs, new_tokens), judge(inputs)
     reader8, filter8 = captioner(inputs, new_tokens, "int8"), judge(inputs, "int8")
     found = {
@@ -53,7 +53,10 @@ def engines(inputs: Inputs, new_tokens: int) -> dict[str, Engine]:
 
 
 def start_data_juicer(args: argparse.Namespace, inputs: Inputs, folder: Path) -> DataJuicer | None:
-    """Its process, or None where it is not wanted or cannot be had; then its calls are made here instead."""
+    """Start Data-Juicer's process.
+
+    Returns None if it is not asked for or cannot start; its calls are then made in this process.
+    """
     if args.data_juicer == "none":
         return None
     try:
@@ -65,7 +68,7 @@ def start_data_juicer(args: argparse.Namespace, inputs: Inputs, folder: Path) ->
 
 
 class Contenders:
-    """What takes turns: name -> a call that does so many images and gives images/s."""
+    """The contenders: `calls` maps a name to a function that processes a number of images and returns seconds."""
 
     def __init__(self, inputs: Inputs, folder: Path, new_tokens: int, juicer: DataJuicer | None) -> None:
         self.inputs, self.out = inputs, folder / "out.parquet"
@@ -84,7 +87,7 @@ class Contenders:
         self.calls |= {name: self._engine(name) for name in self.engines}
 
     def images(self, name: str) -> int:
-        """Of one round."""
+        """Return the number of images per round."""
         return max(len(self.inputs.uids) // SHARES.get(name, 2), 1)
 
     def _engine(self, name: str) -> Callable[[int], float]:
@@ -98,17 +101,16 @@ class Contenders:
         return seconds
 
     def measure(self, rounds: int) -> dict[str, float]:
-        """Median images/s of each."""
+        """Return the median images/s of each contender."""
         for name, call in self.calls.items():
             call(1)
             print(f"warm: {name}", flush=True)
         self.spent.clear()
-        ways = {name: self._speed(name) for name in self.calls}
-        return extra.alternated(ways, rounds)
+        return extra.alternated({name: self._speed(name) for name in self.calls}, rounds)
 
     def _speed(self, name: str) -> Callable[[], float]:
         def speed() -> float:
-            measured = name == "capfilt_separate"  # between two looks at the peak, which drifts with the clock
+            measured = name == "capfilt_separate"  # between two measurements of the peak, which drifts with the clock
             if measured:
                 self.peaks.append(flops.gemm_peak())
             found = self.images(name) / self.calls[name](self.images(name))
@@ -127,7 +129,7 @@ def _seconds(call: Callable[[list[bytes], list[str]], Any], inputs: Inputs, imag
 
 
 def limits(contenders: Contenders, new_tokens: int) -> dict[str, Any]:
-    """Shares of the peak and of wall time, of fp32 with two towers."""
+    """Compute the shares of the GEMM peak and of wall time, for fp32 with two towers."""
     engine = contenders.engines["capfilt_separate"]
     config, prompt = engine.captioner.config, len(engine.captioner.tokenizer.prompt(PROMPT))
     tokenizer, inputs = engine.judge.tokenizer, contenders.inputs
@@ -152,24 +154,24 @@ def limits(contenders: Contenders, new_tokens: int) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The whole benchmark."""
+    """Run the whole benchmark."""
     inputs = make_inputs(folder, args.shape, args.images)
     juicer = start_data_juicer(args, inputs, folder)
     contenders = Contenders(inputs, folder, args.new_tokens, juicer)
     speeds = contenders.measure(args.rounds)
-    few = max(args.images // 6, 1)
+    subset = max(args.images // 6, 1)
     result: dict[str, Any] = {"data_juicer": None, **speeds, "setup": _setup(args, contenders)}
     result["data_juicer_any"] = speeds.get("data_juicer", speeds.get("data_juicer_calls"))
     result["images"] = {name: contenders.images(name) for name in speeds}
     result |= limits(contenders, args.new_tokens)
-    result["breakdown_ms"] = breakdown(contenders.engines["capfilt_separate"], inputs, few, folder / "parts.parquet")
+    result["breakdown_ms"] = breakdown(contenders.engines["capfilt_separate"], inputs, subset, folder / "parts.parquet")
     if juicer is not None:
         juicer.close()
     del contenders
     if not args.short:
-        result["n5_over_n1"] = extra.five_captions(inputs, args.new_tokens, few, args.rounds)
-        result |= extra.two_actors(inputs, args.new_tokens, few, args.rounds)
-        result["growth"] = extra.growth(folder, args.shape, inputs, args.new_tokens, few, args.rounds)
+        result["n5_over_n1"] = extra.five_captions(inputs, args.new_tokens, subset, args.rounds)
+        result |= extra.two_actors(inputs, args.new_tokens, subset, args.rounds)
+        result["growth"] = extra.growth(folder, args.shape, inputs, args.new_tokens, subset, args.rounds)
     if args.pipeline:
         shape = "tiny" if args.shape == "tiny" else "middle"
         result["pipeline"] = extra.pipeline(folder / "pipeline", shape, args.pipeline, 4, args.new_tokens)
@@ -191,18 +193,20 @@ def _setup(args: argparse.Namespace, contenders: Contenders) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=48, help="contenders have a part of them each")
+    parser.add_argument("--images", type=int, default=48, help="images; slow contenders get fewer")
     parser.add_argument("--shape", choices=sorted(SHAPES), default="base")
     parser.add_argument("--new-tokens", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument(
-        "--data-juicer", default="auto", help="auto: in a virtual environment made here; none; a python"
+        "--data-juicer", default="auto", help="auto (creates a virtual environment), none, or the path of a Python"
     )
-    parser.add_argument("--short", action="store_true", help="contenders only: no 5 captions, two actors, growth")
-    parser.add_argument("--pipeline", type=int, default=0, metavar="IMAGES", help="`capfilt run` on so many, 4 shards")
+    parser.add_argument("--short", action="store_true", help="contenders only, without further measurements")
+    parser.add_argument(
+        "--pipeline", type=int, default=0, metavar="IMAGES", help="`capfilt run` on as many, in 4 shards"
+    )
     parser.add_argument("--keep", action="store_true", help="write benchmarks/results/throughput.*")
     args = parser.parse_args(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -1,11 +1,11 @@
-"""Data-Juicer's two operators, run by the Python of their own virtual environment, beside the throughput benchmark.
+"""Run Data-Juicer's two operators, with the Python of their own virtual environment, for the throughput benchmark.
 
     PYTHON throughput_data_juicer.py JOB.json      # {"captioner", "filter", "jpegs", "texts", "new_tokens", "threads"}
 
-Reads a number of images a line from standard input and answers with the seconds that they took, until the input ends.
-The operators are used as they are but for the caption's length: `image_captioning_mapper` asks for up to 128 new
-tokens and lets the model end; here the model is made to give as many as everyone else. Its filter has ITM only.
-Needs nothing of capfilt.
+Each line of standard input is a number of images; the answer is the seconds that they took, until the input ends.
+The operators are unchanged except for the caption's length: `image_captioning_mapper` asks for up to 128 new tokens
+and lets the model end, while here it generates as many as every contender. Its filter has ITM only.
+This file imports nothing of capfilt.
 """
 
 import functools
@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def load(job: dict[str, Any]) -> tuple[Any, Any]:
-    """The mapper and the filter, their models in memory."""
+    """Load the mapper and the filter with their models."""
     import torch
     from data_juicer.ops.filter.image_text_matching_filter import ImageTextMatchingFilter
     from data_juicer.ops.mapper.image_captioning_mapper import ImageCaptioningMapper
@@ -46,7 +46,7 @@ def load(job: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def seconds(mapper: Any, judge: Any, job: dict[str, Any], images: int) -> float:
-    """Caption and judge so many images, eight at a time in the mapper as it comes."""
+    """Caption and judge images, eight at a time in the mapper, its default; return seconds."""
     from data_juicer.utils.constant import Fields
     from data_juicer.utils.mm_utils import SpecialTokens
 
@@ -65,7 +65,7 @@ def seconds(mapper: Any, judge: Any, job: dict[str, Any], images: int) -> float:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the operators print goes to standard error
     job = json.loads(Path(sys.argv[1]).read_text())

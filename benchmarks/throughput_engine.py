@@ -1,8 +1,8 @@
-"""capfilt's side of the throughput benchmark: the path of its stages over one shard, without Ray.
+"""capfilt's contender of the throughput benchmark: the work of its stages on one shard, without Ray.
 
-Images come from Parquet, are decoded and resized in threads ahead of the model as `inference.rows.model_batches` does,
-captioned, judged with both texts, and the results are written to Parquet. A batch is shared out to one lane a core, as
-a worker with several cores does. `Engine.run` is what is timed.
+Images are read from Parquet, decoded and resized in threads ahead of the model (`inference.rows.model_batches`),
+captioned and judged with both texts, and the results are written to Parquet. A batch is divided among one lane per
+core, as in a worker with several cores. `Engine.run` is what is timed.
 """
 
 import time
@@ -37,12 +37,12 @@ SCHEMA = pa.schema(
 
 
 def captioner(inputs: Inputs, new_tokens: int, precision: Precision = "fp32") -> Blip:
-    """Draws captions of exactly so many tokens."""
+    """Load the captioner, set to captions of exactly `new_tokens` tokens."""
     return drawing(apply_precision(Blip.load(inputs.captioner), precision), new_tokens)
 
 
 def drawing(blip: Blip, new_tokens: int) -> Blip:
-    """The same weights, drawing captions of exactly so many tokens."""
+    """Return a captioner with the same weights, set to captions of exactly `new_tokens` tokens."""
     other = copy(blip)
     length = len(blip.tokenizer.prompt(PROMPT)) + new_tokens
     other.decoding = Decoding(prompt=PROMPT, min_length=length, max_length=length)
@@ -50,13 +50,13 @@ def drawing(blip: Blip, new_tokens: int) -> Blip:
 
 
 def judge(inputs: Inputs, precision: Precision = "fp32") -> Blip:
-    """The filter."""
+    """Load the filter."""
     return apply_precision(Blip.load(inputs.filter), precision)
 
 
 @dataclass
 class Spent:
-    """Seconds of one run, the mean over its lanes; what is missing from `wall` is feeding, Parquet and waiting."""
+    """Seconds of one run, averaged over its lanes. The rest of `wall` is decoding, Parquet and waiting."""
 
     wall: float = 0.0
     vision: float = 0.0
@@ -65,13 +65,13 @@ class Spent:
 
     @property
     def model(self) -> float:
-        """Inside the model (tokenising, 0.1 ms a text, is in it)."""
+        """Seconds inside the models, with tokenising (0.1 ms per text)."""
         return self.vision + self.captions + self.match
 
 
 @dataclass
 class Engine:
-    """A captioner and a filter; `shared`: the captioner's image states serve the filter too."""
+    """A captioner and a filter. With `shared` the filter judges by the captioner's image states."""
 
     captioner: Blip
     judge: Blip
@@ -80,13 +80,13 @@ class Engine:
     web_texts: int = 1
     batch_size: int = ON_CPU
     judged: bool = True
-    """Else it only captions."""
+    """False: caption only."""
     lanes: ThreadLanes = field(default_factory=lambda: ThreadLanes(torch.get_num_threads()))
     spent: Spent = field(default_factory=Spent, init=False)
     _lock: Lock = field(default_factory=Lock, init=False)
 
     def run(self, shard: Path, out: Path, images: int, first: int = 0) -> float:
-        """Images `first` .. `first + images` of a Parquet shard -> sidecar `out`; seconds."""
+        """Process images `first` .. `first + images` of a Parquet shard into the sidecar `out`; return seconds."""
         self.spent = Spent()
         started = time.perf_counter()
         with ShardWriter(out, SCHEMA) as writer:
@@ -144,7 +144,7 @@ def _rows(shard: Path, first: int, images: int) -> list[Row]:
 
 
 def breakdown(engine: Engine, inputs: Inputs, images: int, out: Path) -> dict[str, float]:
-    """Milliseconds an image of each part, one after the other in one thread of control."""
+    """Return milliseconds per image of each part, run one after the other."""
     jpegs, uids = inputs.jpegs[:images], inputs.uids[:images]
     spent: dict[str, float] = {}
 

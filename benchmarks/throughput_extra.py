@@ -1,4 +1,4 @@
-"""Beside the contenders: several captions an image, two processes, growth with the work's size, the whole pipeline."""
+"""Further measurements: several captions per image, two processes, growth with the size of the work, the pipeline."""
 
 import multiprocessing
 import time
@@ -24,17 +24,17 @@ from capfilt.store.run_folder import RunFolder
 _engine: Engine | None = None
 
 
-def alternated(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Median of each over the rounds; every other round runs them in the opposite order."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+def alternated(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Return the median of each call over the rounds; every other round runs them in the opposite order."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
-        for name in list(ways) if number % 2 == 0 else list(ways)[::-1]:
-            found[name].append(ways[name]())
+        for name in list(calls) if number % 2 == 0 else list(calls)[::-1]:
+            found[name].append(calls[name]())
     return {name: median(values) for name, values in found.items()}
 
 
 def five_captions(inputs: Inputs, new_tokens: int, images: int, rounds: int) -> float:
-    """The captioner's time for 5 captions an image over that for 1, vision and all."""
+    """Return the captioner's time for 5 captions per image divided by that for 1, vision included."""
     blip = captioner(inputs, new_tokens)
     out = inputs.shard.with_name("n5.parquet")
 
@@ -59,7 +59,7 @@ def _work(inputs: Inputs, images: int, first: int) -> float:
 
 
 class Actors:
-    """Processes of one torch thread, each with both models, as the pipeline's workers."""
+    """Processes with one torch thread and both models each, like the pipeline's workers."""
 
     def __init__(self, inputs: Inputs, new_tokens: int, count: int) -> None:
         self._inputs = inputs
@@ -72,7 +72,7 @@ class Actors:
         self.seconds(1, count)
 
     def seconds(self, images: int, count: int) -> float:
-        """Until each of `count` of them has done `images` of its own."""
+        """Return the seconds in which each of `count` processes handles `images` images of its own."""
         started = time.perf_counter()
         half = len(self._inputs.uids) // len(self._pools)
         futures = [pool.submit(_work, self._inputs, images, i * half) for i, pool in enumerate(self._pools[:count])]
@@ -86,10 +86,9 @@ class Actors:
 
 
 def two_actors(inputs: Inputs, new_tokens: int, images: int, rounds: int) -> dict[str, float]:
-    """Images/s of one process of one thread and of two at once."""
+    """Return images/s of one process with one thread, and of two at the same time."""
     actors = Actors(inputs, new_tokens, 2)
-    ways = {str(count): lambda count=count: actors.seconds(images, count) for count in (1, 2)}
-    spent = alternated(ways, rounds)
+    spent = alternated({str(n): lambda n=n: actors.seconds(images, n) for n in (1, 2)}, rounds)
     actors.close()
     return {
         "one_actor": images / spent["1"],
@@ -101,7 +100,10 @@ def two_actors(inputs: Inputs, new_tokens: int, images: int, rounds: int) -> dic
 def growth(
     folder: Path, shape: str, inputs: Inputs, new_tokens: int, images: int, rounds: int
 ) -> dict[str, list[list[float]]]:
-    """[value, images/s] of fp32, two towers, all cores, as one measure of the work grows; medians over the rounds."""
+    """Return [value, images/s] for fp32, two towers and all cores, as one dimension of the work grows.
+
+    The speeds are medians over the rounds.
+    """
     reader, filter_ = captioner(inputs, new_tokens), judge(inputs)
     base = Engine(reader, filter_)
     out = folder / "growth.parquet"
@@ -109,12 +111,12 @@ def growth(
     def seconds(engine: Engine, data: Inputs = inputs, some: int = images) -> Callable[[], float]:
         return lambda: engine.run(data.shard, out, some) / some
 
-    def speeds(ways: dict[int, Callable[[], float]]) -> list[list[float]]:
-        found = alternated({str(value): way for value, way in ways.items()}, rounds)
+    def speeds(calls: dict[int, Callable[[], float]]) -> list[list[float]]:
+        found = alternated({str(value): call for value, call in calls.items()}, rounds)
         return [[int(value), round(1 / spent, 4)] for value, spent in found.items()]
 
     base.run(inputs.shard, out, 1)
-    lanes = base.lanes.count  # a point's images give every one of them a whole batch
+    lanes = base.lanes.count  # each point has at least one whole batch per lane
     sizes = [size for size in (1, 4, 16) if size * lanes <= len(inputs.uids)]
     by_side = {}
     for side in (reader.image_size * 7 // 12, reader.image_size):
@@ -134,10 +136,10 @@ def growth(
 
 
 def pipeline(folder: Path, shape: str, images: int, shards: int, new_tokens: int) -> dict[str, Any]:
-    """`capfilt run` on Ray against the same models bare, both in two workers of one thread where there are two cores.
+    """Compare `capfilt run` on Ray with the bare models, both in two workers of one thread if there are two cores.
 
-    Bare, run, run, bare, since the processor's clock drifts. `pipeline_seconds`: of all workers, at the pace of their
-    later shards; the first of each, the slowest, loads modules and models.
+    The order is bare, run, run, bare, because the processor's clock drifts. `pipeline_seconds` is the sum over all
+    workers at the pace of their later shards, because the first shard of each loads modules and models.
     """
     inputs = make_inputs(folder, shape, images)
     (folder / "in").mkdir()
@@ -171,7 +173,7 @@ def pipeline(folder: Path, shape: str, images: int, shards: int, new_tokens: int
 
 
 def _seconds_of_shards(settings: dict[str, Any], folder: Path) -> dict[str, list[float]]:
-    """A run into `folder`; what each shard of the stages with a model took."""
+    """Run the pipeline into `folder`; return the seconds of each shard of the stages with a model."""
     spent: dict[str, list[float]] = {}
 
     def note(done: Done) -> None:

@@ -1,8 +1,8 @@
-"""The model's arithmetic, by formula, and what the machine's matrix products reach: what "near the limit" means.
+"""FLOP of the models by formula, and the speed of the machine's matrix products (the GEMM peak).
 
-Counted are the products of linear layers, attention and patches, two operations a multiply-add, as the model is
-written: keys and values of every state are built for cross-attention. Where few queries ask, capfilt leaves them out
-(`models.blip.cross`): `executed_gflop` counts that, and is what shares of the peak are taken of.
+The formulas count the products of linear layers, attention and patches, two operations per multiply-add, for the model
+as the paper describes it, with keys and values of every state in cross-attention. For few query rows capfilt leaves
+keys and values out (`models.blip.cross`); `executed_flop` counts what is computed, and is compared with the peak.
 """
 
 import time
@@ -21,12 +21,12 @@ from capfilt.models.torch_compat import HAS_PACKED_LINEAR
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
-    """FLOP of (rows, inputs) x (inputs, outputs)."""
+    """Count (rows, inputs) x (inputs, outputs)."""
     return 2 * rows * inputs * outputs
 
 
 def vision_flop(config: MEDConfig) -> int:
-    """One image through the tower."""
+    """Count the vision tower for one image."""
     v = config.vision
     patches, width = v.grid**2, v.width
     states = patches + 1
@@ -36,12 +36,12 @@ def vision_flop(config: MEDConfig) -> int:
 
 
 def cross_kv_flop(config: MEDConfig) -> int:
-    """Keys and values of one image for all text layers."""
+    """Count the cross-attention keys and values of one image for all text layers."""
     return config.text.layers * 2 * linear(_states(config), config.vision.width, config.text.width)
 
 
 def text_flop(config: MEDConfig, tokens: int, seen: int, cross: bool) -> int:
-    """Tokens through the text layers, each of which sees `seen` of its text; with `cross`, and built keys."""
+    """Count the text layers for `tokens` tokens that attend to `seen` tokens each, with cross-attention if `cross`."""
     t = config.text
     layer = linear(tokens, t.width, 4 * t.width) + 2 * linear(tokens, t.width, t.mlp_width)
     layer += 2 * linear(tokens, t.width, seen)
@@ -51,14 +51,14 @@ def text_flop(config: MEDConfig, tokens: int, seen: int, cross: bool) -> int:
 
 
 def absorbed_flop(config: MEDConfig, tokens: int) -> int:
-    """What cross-attention of these rows costs without keys, in place of `cross_kv_flop` and its two products."""
+    """Count absorbed cross-attention of these rows, which replaces `cross_kv_flop` and two products."""
     t, width = config.text, config.vision.width
-    through = 2 * linear(tokens, t.width, width)  # each head's W_k and W_v: heads x (K x D)
-    return t.layers * (through + 2 * linear(tokens * t.heads, width, _states(config)))
+    maps = 2 * linear(tokens, t.width, width)  # each head's W_k and W_v: heads x (K x D)
+    return t.layers * (maps + 2 * linear(tokens * t.heads, width, _states(config)))
 
 
 def decode_flop(config: MEDConfig, prompt: int, new_tokens: int) -> int:
-    """One caption from built keys: the prompt and all new tokens but the last, and the vocabulary for each new one."""
+    """Count one caption, given keys and values: prompt, all new tokens but the last, and one LM head per new token."""
     tokens = prompt + new_tokens - 1
     t = config.text
     layers = text_flop(config, prompt, prompt, cross=True)
@@ -67,7 +67,7 @@ def decode_flop(config: MEDConfig, prompt: int, new_tokens: int) -> int:
 
 
 def match_flop(config: MEDConfig, lengths: list[int]) -> int:
-    """ITM (from built keys) and ITC of texts with these token counts."""
+    """Count ITM (given keys and values) and ITC of texts with these token counts."""
     return sum(
         text_flop(config, length, length, cross=True) + text_flop(config, length, length, cross=False)
         for length in lengths
@@ -75,7 +75,7 @@ def match_flop(config: MEDConfig, lengths: list[int]) -> int:
 
 
 def image_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list[int], shared: bool = False) -> int:
-    """One image captioned once and judged with texts of these token counts, as the model is written."""
+    """Count one image captioned once and judged with texts of these token counts, without absorbed attention."""
     towers = 1 if shared else 2
     return (
         towers * vision_flop(config)
@@ -86,9 +86,9 @@ def image_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list[in
 
 
 def executed_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list[int], shared: bool = False) -> int:
-    """The same, less what absorbed cross-attention leaves out where it is used (fp32 on a CPU).
+    """Count the same with absorbed cross-attention where it is used (fp32 on a CPU).
 
-    Up to 0.5 % too much at base shape: the last layer goes on with the first token of each judged text alone.
+    It is up to 0.5 % too much at base shape, because the last layer computes only the first token of a judged text.
     """
     tokens = prompt + new_tokens - 1
     return (
@@ -99,11 +99,11 @@ def executed_flop(config: MEDConfig, prompt: int, new_tokens: int, lengths: list
 
 
 def saved_flop(config: MEDConfig, tokens: int, room: int) -> int:
-    """What an image's `tokens` query rows save by absorbed cross-attention, where `room` rows allow it; else 0."""
+    """Count what absorbed cross-attention saves for `tokens` query rows; 0 if `room` rows are too many."""
     if room > MAX_ABSORBED_ROWS:
         return 0
-    asking = config.text.layers * 2 * linear(tokens, config.text.width, _states(config))
-    return cross_kv_flop(config) + asking - absorbed_flop(config, tokens)
+    products = config.text.layers * 2 * linear(tokens, config.text.width, _states(config))
+    return cross_kv_flop(config) + products - absorbed_flop(config, tokens)
 
 
 def _states(config: MEDConfig) -> int:
@@ -111,39 +111,41 @@ def _states(config: MEDConfig) -> int:
 
 
 CALLS = 4
-"""Products of a lane between two looks at the clock."""
+"""Products per lane between two readings of the clock."""
 
 
 @torch.inference_mode()
 def gemm_peak(repeats: int = 40) -> float:
-    """GFLOP/s of float32 products on all of torch's threads: the best of MKL and oneDNN, two shapes, and one product
-    shared by the threads or one a thread, as a worker's lanes have it; medians.
+    """Measure GFLOP/s of float32 products on all of torch's threads.
 
-    Of products one after the other for a second or two, as a model's are. It drifts with the processor's clock all the
-    same: 366 .. 431 GFLOP/s within an hour on one virtual machine of two cores.
+    It is the best of MKL and oneDNN, of two shapes, and of one product shared by the threads or one product per thread
+    (as in a worker's lanes); medians. The products run one after the other for a second or two, as in a model, but the
+    result drifts with the processor's clock: 366 .. 431 GFLOP/s within an hour on one virtual machine of two cores.
     """
     best, lanes = 0.0, ThreadLanes(torch.get_num_threads())
     for rows, inputs, outputs in ((577, 768, 3072), (1024, 1024, 4096)):
         x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
-        ways = [lambda x=x, w=weight: F.linear(x, w)]
+        products = [lambda x=x, w=weight: F.linear(x, w)]
         if HAS_PACKED_LINEAR:
             packed = PackedMatrix(weight)
-            ways.append(lambda x=x, p=packed: p(x))
-        for way in ways:
+            products.append(lambda x=x, p=packed: p(x))
+        for call in products:
             gflop = linear(rows, inputs, outputs) / 1e9
-            best = max(best, gflop / median(_seconds(way, repeats)))
+            best = max(best, gflop / median(_seconds(call, repeats)))
             each = median(
-                _seconds(lambda way=way: lanes.map(_calls(way), [*range(lanes.count)]), max(repeats // CALLS // 2, 1))
+                _seconds(
+                    lambda call=call: lanes.map(_calls(call), [*range(lanes.count)]), max(repeats // CALLS // 2, 1)
+                )
             )
             best = max(best, CALLS * lanes.count * gflop / each)
     return best
 
 
-def _calls(way: Callable[[], Tensor]) -> Callable[[list[int]], None]:
+def _calls(call: Callable[[], Tensor]) -> Callable[[list[int]], None]:
     @torch.inference_mode()
     def several(_: list[int]) -> None:
         for _ in range(CALLS):
-            way()
+            call()
 
     return several
 

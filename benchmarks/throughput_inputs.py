@@ -1,9 +1,9 @@
-"""What the throughput benchmark works on: random weights in BLIP's shape, JPEGs of real size, texts of usual length.
+"""Inputs of the throughput benchmark: random weights in BLIP's shape, JPEGs of real size, texts of usual length.
 
-No weights can be fetched, and speed does not depend on their values: both checkpoints are random (fixed seed), saved
-in the hub layout, so that transformers, Data-Juicer and capfilt open the same files. The vocabulary has BERT's size and
-ids of special tokens; its words are made up, one token each. Pictures are the bundled ones brought to 640 x 480 with
-some noise, which gives JPEGs of the web's usual 80 to 100 kB.
+Speed does not depend on the values of weights, so both checkpoints are random (fixed seed). They are saved in the hub
+layout, so that transformers, Data-Juicer and capfilt open the same files. The vocabulary has BERT's size and ids of
+special tokens; its words are invented, one token each. The images are those of the bundled sample, resized to 640 x 480
+with some noise, which gives JPEGs of the web's usual 80 to 100 kB.
 """
 
 import io
@@ -28,7 +28,7 @@ from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "data/sample/web/00000.parquet"
 WORDS = 12
-"""Of a web text, the number that the prompt and both special tokens bring to 14 to 16 tokens."""
+"""Words of a web text; with the prompt and both special tokens 14 to 16 tokens."""
 PROMPT = "a picture of "
 
 SHAPES = {
@@ -44,7 +44,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files and rows that every contender gets."""
+    """Files and rows for every contender."""
 
     captioner: Path
     filter: Path
@@ -56,12 +56,12 @@ class Inputs:
 
 
 def make_inputs(folder: Path, shape: str, images: int, size: int | None = None) -> Inputs:
-    """Everything, written below `folder`.
+    """Create all inputs and write them below `folder`.
 
     Args:
-        shape: of SHAPES.
-        images: how many.
-        size: side of the model's input in pixels, in place of the shape's.
+        shape: a key of SHAPES.
+        images: number of images.
+        size: side of the model's input in pixels; None takes the shape's.
     """
     config = SHAPES[shape]
     if size is not None:
@@ -75,7 +75,7 @@ def make_inputs(folder: Path, shape: str, images: int, size: int | None = None) 
 
 
 def make_models(folder: Path, config: MEDConfig) -> tuple[Path, Path]:
-    """Folders of a captioner and of a filter, each with its own vision tower."""
+    """Write a captioner and a filter, each with its own vision tower; return their folders."""
     torch.manual_seed(0)
     tokenizer = TextTokenizer(wordpiece(vocabulary(config.text.vocab_size - 2)), config.text)
     processor = ImageProcessor(config.vision.image_size)
@@ -87,22 +87,22 @@ def make_models(folder: Path, config: MEDConfig) -> tuple[Path, Path]:
 
 
 def vocabulary(size: int) -> list[str]:
-    """BERT's layout of special tokens, the prompt's words, then made-up words: `size` tokens."""
+    """Return `size` tokens: BERT's special tokens at their ids, the prompt's words, then invented words."""
     special = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     consonants, vowels = "bcdfghjklmnprstvz", "aeiou"
-    made = ("".join(letters) for letters in product(consonants, vowels, consonants, vowels, consonants))
-    return [*special, *PROMPT.split(), *islice(made, size - len(special) - len(PROMPT.split()))]
+    invented = ("".join(letters) for letters in product(consonants, vowels, consonants, vowels, consonants))
+    return [*special, *PROMPT.split(), *islice(invented, size - len(special) - len(PROMPT.split()))]
 
 
 def make_texts(count: int, words: int = WORDS) -> list[str]:
-    """So many texts of so many known words."""
+    """Return `count` texts of `words` words of the vocabulary."""
     known = vocabulary(30522)[200:]
     draw = random.Random(0)
     return [" ".join(draw.choices(known, k=words)) for _ in range(count)]
 
 
 def make_jpegs(count: int) -> list[bytes]:
-    """640 x 480 pixels, quality 85, about 90 kB each."""
+    """Return JPEGs of 640 x 480 pixels, quality 85, about 90 kB each."""
     stored = pq.read_table(PICTURES, columns=["image"])["image"].to_pylist()
     pictures = [row["bytes"] for row in stored if row and len(row["bytes"]) > 5_000]
     return [_jpeg(pictures[i % len(pictures)], i) for i in range(count)]

@@ -1,4 +1,4 @@
-"""The throughput benchmark's tables and its plot, as Markdown and a small SVG."""
+"""Write the tables and the plot of the throughput benchmark, as Markdown and a small SVG."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ AXES = {
 
 
 def markdown(result: Result) -> str:
-    """Everything that was measured, for a person."""
+    """Render all results as Markdown."""
     setup = result["setup"]
     lines = [
         f"# Throughput: BLIP-{setup['shape']}, {setup['image_size']} px, random weights",
@@ -68,7 +68,7 @@ def _limits(result: Result) -> list[str]:
 
 
 def _breakdown(result: Result) -> list[str]:
-    """fp32, two towers."""
+    """Render the milliseconds per part, of fp32 with two towers."""
     parts = result["breakdown_ms"]
     return ["| part | ms an image |", "|---|---|", *(f"| {name} | {value:.1f} |" for name, value in parts.items())]
 

@@ -1,8 +1,8 @@
-"""Measures the shipped tiny models on held-out pairs and writes the numbers into their cards and `docs/models.md`.
+"""Measure the shipped tiny models on held-out pairs and write the numbers into their cards and `docs/models.md`.
 
     python -m benchmarks.tiny --pairs photos-val.parquet --train photos-train.parquet --text human_text
 
-Values come from `capfilt eval`'s own code; the tables lie between `<!-- metrics -->` marks. The JSON goes to
+The values come from the code of `capfilt eval`. The tables are between `<!-- metrics -->` marks. The JSON goes to
 `benchmarks/results/tiny.json`.
 """
 
@@ -39,7 +39,7 @@ CAPTIONER = {
 
 
 def table(result: dict[str, Any], names: dict[str, str]) -> str:
-    """A Markdown table of values with their intervals."""
+    """Render a Markdown table of values with their intervals."""
     lines = ["| metric | value | 95 % interval |", "|---|---|---|"]
     for key, label in names.items():
         if key in result:
@@ -50,7 +50,7 @@ def table(result: dict[str, Any], names: dict[str, str]) -> str:
 
 
 def insert(path: Path, text: str) -> None:
-    """Replace what lies between the marks of a Markdown file."""
+    """Replace the text between the marks of a Markdown file."""
     marked = re.sub(
         r"(<!-- metrics -->\n).*?(<!-- /metrics -->)",
         lambda m: m[1] + text + "\n" + m[2],
@@ -61,7 +61,7 @@ def insert(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", required=True)
     parser.add_argument("--train", required=True)

@@ -218,9 +218,9 @@ def test_a_killed_piece_is_made_again(lab: Lab) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        lab.piece("x", broken)
+        lab.artefact("x", broken)
     assert not list(lab.folder.glob("x*"))
-    assert lab.piece("x", lambda: 7) == 7 == lab.piece("x", broken)
+    assert lab.artefact("x", lambda: 7) == 7 == lab.artefact("x", broken)
 
 
 def test_paired_difference_on_known_numbers() -> None:
