@@ -172,11 +172,11 @@ def test_a_text_is_read_once_as_the_layers_read_it(lab: Lab) -> None:
 def test_itm_and_lm_are_part_of_some_steps(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, forward = [], bootstrap_model.BlipObjective.forward
 
-    def told(self, batch):
+    def record(self, batch):
         seen.append((self.settings.itm > 0, self.settings.lm > 0))
         return forward(self, batch)
 
-    monkeypatch.setattr(bootstrap_model.BlipObjective, "forward", told)
+    monkeypatch.setattr(bootstrap_model.BlipObjective, "forward", record)
     how = Fit(4, 4, 1e-4, MICRO.objective, every=2, lm_every=3)
     fit(lab.model("row-raw"), lab.tokenizer, lab.images, lab.human, how, 0)
     assert seen[-4:] == [(True, True), (False, False), (True, False), (False, True)]
