@@ -25,7 +25,7 @@ from capfilt.engine.steps import Plan, parts_of
 from capfilt.errors import ConfigError, DataError, RunError
 from capfilt.selection.accounting import Accounting, account
 from capfilt.selection.truth import truth
-from capfilt.stages.retry import positions
+from capfilt.stages.retry import retryable_rows
 from capfilt.store.fingerprint import canonical
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import RunFolder, open_run
@@ -128,7 +128,7 @@ def retry(
     if last.facts.get("state") != "finished":
         raise ConfigError(f"{folder}: the run is not finished; `capfilt run` finishes it first")
     pipeline = with_settings(last.layout.pipeline, list(settings), "--set")
-    if not any(positions(last.layout.shard(PAIRS, i)) for i in range(len(last.layout.shards))):
+    if not any(retryable_rows(last.layout.shard(PAIRS, i)) for i in range(len(last.layout.shards))):
         return None
     with last.folder.locked():
         last.folder.add_retry()

@@ -54,11 +54,11 @@ def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = No
         shards, identity = last.shards, None
     digests = _digests(pipeline, last)
     inputs = _fingerprint_inputs(pipeline, folder, digests, identity)
-    prints = {name: fingerprint(found) for name, found in inputs.items()}
+    fingerprints = {name: fingerprint(found) for name, found in inputs.items()}
     specs = {stage.spec.name: stage.spec for stage in STAGES}
-    folders = {name: _folder(specs[name], prints[name], folder.retries) for name in inputs}
+    folders = {name: _folder(specs[name], fingerprints[name], folder.retries) for name in inputs}
     previous = _folder(STAGES[0].spec, "", folder.retries - 1) if folder.retries else None
-    layout = RunLayout(pipeline, folder.path, shards, folders, digests, prints, previous)
+    layout = RunLayout(pipeline, folder.path, shards, folders, digests, fingerprints, previous)
     known = folder.facts.get("materials", {})
     stages = [stage for stage in STAGES if stage.spec.name in inputs]
     return Plan(layout, tuple(_step(layout, stage, inputs[stage.spec.name], known) for stage in stages))
@@ -87,10 +87,10 @@ def _check_scores(pipeline: Pipeline, last: RunLayout | None) -> None:
     check_policy(pipeline.select, scores)
 
 
-def _folder(spec: StageSpec, print_: str, retries: int) -> str:
+def _folder(spec: StageSpec, fingerprint: str, retries: int) -> str:
     """Name a stage's folder: pairs, pairs-retry1, caption-<fp>, ..."""
     again = f"-retry{retries}" if retries and not spec.inputs else ""
-    return spec.output.folder_name(print_) + again
+    return spec.output.folder_name(fingerprint) + again
 
 
 def _look_at_sources(pipeline: Pipeline, run: Path) -> tuple[tuple[ShardSpec, ...], list[Any]]:
@@ -138,14 +138,14 @@ def _with_sources(own: dict[str, Any], identity: list[Any] | None, pairs: Path) 
     found = read_json(pairs / "fingerprint.json")
     if identity is None:
         if found is None:
-            raise ConfigError(f"{pairs.parent}: no pairs there; `capfilt run` makes them")
+            raise ConfigError(f"{pairs.parent}: the run has no pairs yet; `capfilt run` writes them")
         return found
     own = {**own, "sources": identity}
     if found is not None and found != own:
         differences = "\n  ".join(changes(found, own))
         raise ConfigError(
             f"{pairs} was made from other input or settings:\n  {differences}\n"
-            f"take another --out, or remove {pairs.parent} to begin again"
+            f"take another --out, or remove {pairs.parent} to start again"
         )
     return own
 
@@ -171,6 +171,6 @@ def _why(layout: RunLayout, spec: StageSpec, todo: Sequence[int], known: Any, in
     if known != inputs:
         own = changes(known | {"inputs": None}, inputs | {"inputs": None})
         before = known.get("inputs", {})
-        changed = [name for name, print_ in inputs["inputs"].items() if before.get(name) != print_]
+        changed = [name for name, fp in inputs["inputs"].items() if before.get(name) != fp]
         return "; ".join(own + ([f"{' and '.join(changed)} changed"] if changed else []))
     return "unfinished" if spec.tasks == "one" else f"{len(todo)} of {len(layout.shards)} shards are missing"

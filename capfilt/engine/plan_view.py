@@ -1,4 +1,4 @@
-"""A plan in words: what `capfilt plan` prints, and its JSON."""
+"""`capfilt plan`: a plan as a table and as JSON."""
 
 import glob
 from collections import defaultdict
@@ -74,14 +74,14 @@ def _guess(pipeline: Pipeline, step: Step) -> float:
 
 
 def _bytes(path: str) -> int:
-    """Of a file, of everything in a folder, or of what a glob names."""
+    """Return the bytes of a file, of all files in a folder, or of the files that a glob matches."""
     given = Path(path)
     found = [given] if given.is_file() else given.rglob("*") if given.is_dir() else map(Path, glob.glob(path))
     return sum(file.stat().st_size for file in found if file.is_file())
 
 
 def render(found: dict[str, Any]) -> Table:
-    """For the terminal."""
+    """Return the plan as a table for the terminal."""
     size = sum(source["bytes"] for source in found["sources"])
     title = f"{found['run']}: {found['rows']:,} rows in {found['shards']:,} shards, {size / 2**20:,.1f} MiB of input"
     shown = Table("stage", "state", "shards", "rows", "about", "why", title=title, title_justify="left")

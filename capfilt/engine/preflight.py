@@ -37,7 +37,7 @@ def _source(source: Source) -> Iterator[str]:
         yield f"{package}: {name}.path is a {scheme}:// address; pip install 'capfilt[{EXTRAS[package]}]'"
     host = endpoint() if scheme == "hf" else host if scheme in ("http", "https") else None
     if host is None and not source.download.allow_hosts and not resolves(PUBLIC):
-        yield f"network: {name} asks public hosts, and {PUBLIC} has no address here"
+        yield f"network: {name} downloads from public hosts, and {PUBLIC} has no address here"
     if host and not resolves(host):
         yield f"network: {host} of {name}.path has no address here; bring the list: --set sources.0.path=FILE"
 

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar per stage on a terminal, a line per shard elsewhere. All of it on stderr."""
+"""Progress of a run, on stderr: a bar per stage on a terminal, otherwise a line per shard."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from capfilt.engine.steps import Plan
 
 @contextmanager
 def progress_display(plan: Plan, console: Console) -> Iterator[Progress]:
-    """Give the callback that shows each finished task."""
+    """Show the progress inside the block; yield the callback that counts a finished task."""
     groups = {group.name: group for group in plan.groups}
     tally = {name: [0, 0, 0.0] for name in groups}
     totals = {name: len(group.todo) for name, group in groups.items()}
@@ -22,7 +22,7 @@ def progress_display(plan: Plan, console: Console) -> Iterator[Progress]:
         tasks, rows, seconds = tally[done.stage]
         rows += plan.rows_of_task(groups[done.stage].steps[0], done.shard)
         tally[done.stage] = [tasks + 1, rows, seconds + done.seconds]
-        return f"{rows:,} rows  {rows / max(tally[done.stage][2], 1e-9):,.1f} rows/s a worker"
+        return f"{rows:,} rows  {rows / max(tally[done.stage][2], 1e-9):,.1f} rows/s per worker"
 
     if not console.is_terminal:
         yield lambda done: console.print(_line(done, count(done), tally[done.stage][0], totals[done.stage]))

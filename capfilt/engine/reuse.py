@@ -27,7 +27,7 @@ def reuse(layout: RunLayout, spec: StageSpec, shard: int) -> bool:
     own = read_json(layout.folder(spec.name) / "fingerprint.json") or {}
     want = _hashes([*map(layout.folder, _inputs(own))], shard)
     for folder, earlier in _earlier(layout, spec, own):
-        inputs = [_folder_of(layout.run, spec, name, print_) for name, print_ in _inputs(earlier).items()]
+        inputs = [_folder_of(layout.run, spec, name, fp) for name, fp in _inputs(earlier).items()]
         exists = (folder / shard_name(shard)).is_file()
         if exists and want is not None and _hashes(inputs, shard) == want:
             link_shard(folder / shard_name(shard), layout.shard(spec.name, shard))
@@ -49,16 +49,16 @@ def _inputs(fingerprint_inputs: dict[str, Any]) -> dict[str, str]:
     return dict(sorted(fingerprint_inputs.get("inputs", {}).items()))
 
 
-def _folder_of(run: Path, spec: StageSpec, stage: str, print_: str) -> Path | None:
+def _folder_of(run: Path, spec: StageSpec, stage: str, fp: str) -> Path | None:
     """Return the folder of an input with that fingerprint; one without it in its name is found by fingerprint.json."""
     output = next(one for one in spec.inputs if one.stage == stage)
     if "{}" in output.folder_name("{}"):
-        return run / output.folder_name(print_)
-    found = (folder for folder in sorted(run.glob(output.folder + "*")) if _print(folder) == print_)
+        return run / output.folder_name(fp)
+    found = (folder for folder in sorted(run.glob(output.folder + "*")) if _fingerprint_of(folder) == fp)
     return next(found, None)
 
 
-def _print(folder: Path) -> str | None:
+def _fingerprint_of(folder: Path) -> str | None:
     found = read_json(folder / "fingerprint.json")
     return None if found is None else fingerprint(found)
 

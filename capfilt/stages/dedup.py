@@ -1,14 +1,16 @@
-"""dedup: near's groups joined by what the filter's image embedding finds alike, and rows that repeat evaluation images.
+"""dedup: mark duplicates by the judge's image embedding, and rows that repeat an evaluation image.
 
-Groups are connected components over near's links and the semantic ones; the row that is kept may be another than
-near's. Best is: human, then the higher `web_itm` (judged before not judged), then more pixels, then the lower uid.
-`contaminates` names the nearest evaluation image of a row with status ok, human ones too, marked or not.
+Groups are connected components over near's links and the semantic ones, so that another row may be kept than near kept.
+The best row is a human one, then the one with the higher `web_itm` (scored before not scored), then the one with more
+pixels, then the one with the lower uid. `contaminates` names the nearest evaluation image of a row with status ok, also
+of human rows and of duplicates.
 
-The stage is always there, so that repeated keys are found and `contaminates` has a column even where nothing else is
-asked for. Rows without an embedding (not scored) take part with near's links and their perceptual hash.
+The stage always runs, so that repeated keys are found and the column `contaminates` exists. Rows without an embedding
+(not scored) are compared by near's links and their perceptual hash.
 
-One worker, all shards, in memory: 100 bytes a row, 2 bytes a number of each embedding, and as much again for the index
-(4 bytes below 50,000): 200,000 rows with embeddings of 256 numbers take 18 s on one core and 0.3 GB, a million 1.2 GB.
+One worker processes all shards in memory: 100 bytes per row, 2 bytes per number of an embedding, and as much again for
+the index (4 bytes below 50,000). 200,000 rows with embeddings of 256 numbers take 18 s on one core and 0.3 GB; a
+million takes 1.2 GB.
 """
 
 from collections.abc import Iterator
@@ -37,16 +39,16 @@ _MARK = ("duplicate_of", "duplicate_kind", "similarity")
 
 
 class _Embedded(NamedTuple):
-    """V rows with a usable embedding, in order of rank."""
+    """The V rows with a usable embedding, in order of rank (0: the best row)."""
 
     at: Ints
-    """(V,) their ranks, rising."""
+    """Their ranks, (V,), ascending."""
     vectors: cosine.Vectors
-    """(V, D)."""
+    """Their embeddings, (V, D)."""
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return thresholds, and what identifies each evaluation set. Raises DataError for one that is not there."""
+    """Return the thresholds, and what identifies each evaluation set. Raises DataError for a missing one."""
     dedup = pipeline.dedup
     sets = [
         part.model_dump(mode="json", exclude={"path"}) | {"name": source_name(part), "files": evalset.identity(part)}
@@ -81,7 +83,7 @@ class DedupStage:
             self._judge = load_judge(use)
 
     def process(self, task: Task) -> None:
-        """Write all shards. No image of a row is touched.
+        """Write all shards. No image of the run is read.
 
         Raises:
             DataError: a shard is damaged or has other rows than its pairs, or an evaluation set cannot be read.
@@ -99,15 +101,15 @@ class DedupStage:
         rows.write(self._layout, DEDUP, found, order, groups.marks(), labels)
 
     def _web_itm(self, found: rows.RunRows) -> Floats:
-        """(N,) NaN where the row's own text was not judged."""
+        """Return the ITM score of each row's own text, (N,); NaN where it was not scored."""
         if not self._layout.has(SCORES):
             return np.full(len(found.uid), np.nan, dtype=np.float32)
         return np.concatenate([floats(part["web_itm"]) for part in self._sidecars(SCORES, ("web_itm",))])
 
     def _embedded(self, rank: Ints) -> _Embedded | None:
-        """None where no embedding is stored or none is asked for."""
-        asked = self._dedup.semantic is not None or self._judge is not None
-        if not asked or not self._layout.has(SCORES):
+        """Return the stored embeddings; None if there are none or no setting needs them."""
+        needed = self._dedup.semantic is not None or self._judge is not None
+        if not needed or not self._layout.has(SCORES):
             return None
         at, parts, start = [], [], 0
         for part in self._sidecars(SCORES, ("image_embedding",)):
@@ -122,13 +124,13 @@ class DedupStage:
         self, found: rows.RunRows, order: Ints, rank: Ints, embedded: _Embedded | None
     ) -> Iterator[tuple[str, Links]]:
         if self._layout.has(NEAR):
-            yield from self._near(found, order, rank)
+            yield from self._stored_links(found, order, rank)
         if self._dedup.semantic is not None and embedded is not None:
             for links in cosine.links(embedded.vectors, self._dedup.semantic.min_similarity):
                 yield "semantic", links.at(embedded.at)
 
-    def _near(self, found: rows.RunRows, order: Ints, rank: Ints) -> Iterator[tuple[str, Links]]:
-        """Every row that near marked, linked to the one that it kept, by the kind and similarity that near stored."""
+    def _stored_links(self, found: rows.RunRows, order: Ints, rank: Ints) -> Iterator[tuple[str, Links]]:
+        """Yield a link from every row that near marked to the row that it kept, with the stored kind and similarity."""
         uids = found.uid[order]
         by_uid = np.argsort(uids)
         start = 0
@@ -152,22 +154,24 @@ class DedupStage:
     def _repeats(
         self, part: EvalSet, codes: hamming.Codes, embedded: _Embedded | None
     ) -> tuple[str, list[str], Iterator[Links]]:
-        """Name and keys of a set, and the links of rows to its images."""
+        """Return the name and keys of an evaluation set, and the links of rows to its images."""
         use = self._layout.pipeline.score
         judge = None if part.min_similarity is None else self._judge
         size = 16 if use is None or use.batch_size == "auto" else use.batch_size
         with nullcontext() if judge is None else model_threads(judge.device):
             images = evalset.read(part, self._layout.pipeline.ingest.max_pixels, size, judge)
-        return source_name(part), images.keys, _meet(part, images, codes, embedded)
+        return source_name(part), images.keys, _links_to_images(part, images, codes, embedded)
 
     def _sidecars(self, kind: ShardTable, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-        """A stage's columns, shard by shard, found to have the rows of the pairs."""
+        """Yield columns of a sidecar per shard. Raises DataError if its rows are not those of the pairs."""
         for index in range(len(self._layout.shards)):
             uids = table(self._layout.shard(PAIRS, index), ("uid",))["uid"]
             yield sidecar(self._layout, kind, index, columns, uids)
 
 
-def _meet(part: EvalSet, images: evalset.Images, codes: hamming.Codes, embedded: _Embedded | None) -> Iterator[Links]:
+def _links_to_images(
+    part: EvalSet, images: evalset.Images, codes: hamming.Codes, embedded: _Embedded | None
+) -> Iterator[Links]:
     if part.max_distance is not None:
         yield from hamming.matches(codes, images.codes, part.max_distance)
     if part.min_similarity is not None and images.vectors is not None and embedded is not None:
@@ -176,16 +180,16 @@ def _meet(part: EvalSet, images: evalset.Images, codes: hamming.Codes, embedded:
 
 
 def _vectors(column: pa.ChunkedArray, rank: Ints) -> tuple[Ints, cosine.Vectors]:
-    """Ranks and embeddings of a shard's rows that take part and have a usable one, in input order."""
+    """Return ranks and embeddings of a shard's rows that have a rank and a usable embedding, in input order."""
     stored = column.combine_chunks()
-    there = np.flatnonzero(stored.is_valid().to_numpy(zero_copy_only=False))
+    stated = np.flatnonzero(stored.is_valid().to_numpy(zero_copy_only=False))
     vectors = stored.flatten().to_numpy(zero_copy_only=False).reshape(-1, stored.type.list_size)
-    good = cosine.usable(vectors) & (rank[there] >= 0)
-    return rank[there][good], vectors[good]
+    good = cosine.usable(vectors) & (rank[stated] >= 0)
+    return rank[stated][good], vectors[good]
 
 
 def _in_order(ranks: Ints, parts: list[cosine.Vectors]) -> cosine.Vectors:
-    """The parts' rows by rank; the parts are let go of one by one."""
+    """Return the rows of all parts by rank. Each part is removed from the list once copied, to bound memory."""
     place = np.empty(len(ranks), dtype=np.int64)
     place[np.argsort(ranks)] = np.arange(len(ranks))
     out = np.empty((len(ranks), parts[0].shape[1]), dtype=np.float16)

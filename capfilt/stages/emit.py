@@ -1,7 +1,7 @@
-"""emit: the kept pairs in every asked format, with card and accounting, as one folder that is swapped in whole.
+"""emit: write the kept pairs in the requested formats, with a card and the accounting, and replace the last data set.
 
-All is written to `.dataset.new` beside `dataset`, which then changes places with it by two renames. A kill between the
-two leaves the old one as `.dataset.old`; the next call puts it back before it begins.
+Everything is written to `.dataset.new`. Two renames then put it in the place of `dataset`. A kill between the two
+leaves the last data set as `.dataset.old`; the next call restores it first.
 """
 
 import json
@@ -29,19 +29,20 @@ from capfilt.store.schema import CANDIDATES, DATASET, PAIRS
 from capfilt.store.shards import file_sha256, write_atomic
 
 NAME, NEW, OLD = DATASET.folder, ".dataset.new", ".dataset.old"
+"""Folders in the run's folder: the data set, the one being written, the last one."""
 MARKER = "dataset.json"
-"""Fingerprint and file hashes of the data set, in the run's folder; written when it is complete."""
+"""File in the run's folder with the data set's fingerprint and file hashes; written when the data set is complete."""
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return the formats, and the names that the card has."""
+    """Return the formats, and the names on the data set's card."""
     models = [use and model_name(use.model) for use in (pipeline.caption, pipeline.score)]
     formats = [part.model_dump(mode="json") for part in pipeline.emit]
     return {"name": pipeline.name, "emit": formats, "models": models}
 
 
 def finished(layout: RunLayout, fingerprint: str) -> bool:
-    """Return whether the data set with that fingerprint was written to its end."""
+    """Return whether the data set with that fingerprint is complete."""
     return (read_json(layout.run / MARKER) or {}).get("fingerprint") == fingerprint
 
 
@@ -68,10 +69,10 @@ class EmitStage:
         """Nothing to load."""
 
     def process(self, task: Task) -> None:
-        """Write the data set anew; nothing in a dry run. No image is decoded.
+        """Write the data set, or nothing in a dry run. No image is decoded.
 
         Raises:
-            DataError: rows in are not rows kept, rejected and quarantined; or a damaged shard.
+            DataError: the rows kept, rejected and quarantined do not add up to the rows in; or a shard is damaged.
         """
         if task.rows.dry:
             return
@@ -86,14 +87,14 @@ class EmitStage:
 
 
 def _marker(layout: RunLayout) -> dict[str, Any]:
-    """Return the data set's fingerprint, and the hashes by which `capfilt verify` knows its files."""
+    """Return the data set's fingerprint, and its file hashes for `capfilt verify`."""
     root = layout.run / NAME
     files = {p.relative_to(root).as_posix(): file_sha256(p) for p in sorted(root.rglob("*")) if p.is_file()}
     return {"fingerprint": layout.fingerprints.get(SPEC.name), "files": files}
 
 
 def write_dataset(layout: RunLayout, accounting: Accounting, folder: Path) -> None:
-    """Every format, README.md and accounting.json into an empty folder."""
+    """Write every format, README.md and accounting.json into an empty folder."""
     emitted: dict[str, Counts] = {
         part.format: _write(part, layout, accounting, folder) for part in layout.pipeline.emit
     }
@@ -116,7 +117,7 @@ def _write(part: Format, layout: RunLayout, accounting: Accounting, folder: Path
 
 
 def recover(run: Path) -> None:
-    """Clean up after a writer that was killed: `dataset` is then the last complete one, if there ever was one."""
+    """Clean up after a writer that was killed: restore the last complete `dataset`, and remove unfinished ones."""
     if (run / OLD).exists() and not (run / NAME).exists():
         (run / OLD).rename(run / NAME)
     for leftover in (run / OLD, run / NEW):
@@ -125,7 +126,7 @@ def recover(run: Path) -> None:
 
 
 def swap(run: Path) -> None:
-    """`.dataset.new`, complete, becomes `dataset`."""
+    """Put the complete `.dataset.new` in the place of `dataset`."""
     os.sync()
     if (run / NAME).exists():
         (run / NAME).rename(run / OLD)

@@ -1,9 +1,11 @@
-"""Ingest: a source's rows verified, hashed and written once into `pairs`. Nothing is dropped.
+"""ingest: check and hash the rows of the sources, and write them once into `pairs`. No row is dropped.
 
-quarantined, image null: image_missing, too_many_bytes, bomb, image_unreadable, hash_mismatch, image_outside,
-download_failed, tar_member, source_damaged, killed_worker; of URLs, those of `capfilt.download.reasons`.
-rejected, image kept: image_too_small, aspect, text_empty, text_too_short, text_too_long; not kept nor decoded: blocked.
-A few rows are held beside the writer's row group, their images decoded ahead by threads.
+Reasons of status quarantined (image null): image_missing, too_many_bytes, bomb, image_unreadable, hash_mismatch,
+image_outside, download_failed, tar_member, source_damaged, killed_worker; for URLs also those of
+`capfilt.download.reasons`. Reasons of status rejected (image stored): image_too_small, aspect, text_empty,
+text_too_short, text_too_long. Reason blocked is rejected, too, but the image is neither decoded nor stored.
+
+Threads decode the images of the next rows while the rows before them are written.
 """
 
 import hashlib
@@ -28,23 +30,24 @@ from capfilt.stages.base import StageSpec, Task
 from capfilt.store.layout import RunLayout, ShardSpec
 from capfilt.store.row_filter import open_output
 from capfilt.store.schema import PAIRS, arrow
+from capfilt.store.shards import link_shard
 
 Row = dict[str, Any]
 """Columns of `pairs`; a missing one is null."""
-Looked = Future[Facts | ImageError] | None
-"""An image that is being decoded."""
+Decoding = Future[Facts | ImageError] | None
+"""An image that is being decoded; None for a row whose image is not decoded."""
 THREADS = 3
-"""Decode and hash images of one worker (1.7 ms for 0.2 megapixels, mostly without the interpreter's lock)."""
+"""Threads per worker that decode and hash images: 1.7 ms for 0.2 megapixels, mostly without the interpreter's lock."""
 LARGE = 2 * 10**6
-"""Pixels; larger pictures are decoded one at a time."""
+"""Pixels; images with more are decoded one at a time."""
 AHEAD = 256
-"""Rows that wait for it ..."""
+"""Maximum number of rows that are decoded ahead ..."""
 AHEAD_BYTES = 16 * 2**20
-"""... and bytes of image files."""
+"""... and of the bytes of their image files."""
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return sources and rules without where the files are; the block list by its content."""
+    """Return the sources and the rules, without file paths; the block list by its content."""
     sources = [source.fingerprint_fields() | {"name": source_name(source)} for source in pipeline.sources]
     blocked = BlockList(pipeline.ingest.block_hashes).content_digest()
     rules = pipeline.ingest.model_dump() | {"block_hashes": blocked}
@@ -55,7 +58,10 @@ SPEC = StageSpec(output=PAIRS, version=2, settings=settings, seconds_per_row=4e-
 
 
 class IngestStage:
-    """See `Stage`. Only the places in the source, its bytes and the rules decide what is written."""
+    """Writes `pairs`.
+
+    The output depends only on the row's position in its source, the source's bytes and the ingest rules.
+    """
 
     spec: ClassVar[StageSpec] = SPEC
 
@@ -71,49 +77,50 @@ class IngestStage:
         self._block_list = BlockList(self.rules.block_hashes)
 
     def process(self, task: Task) -> None:
-        """See `Stage`. Raises DataError for a source file that is gone."""
+        """Write one shard; after `capfilt retry`, read only its failed rows. Raises DataError for a missing file."""
         path, before = self.layout.shard(PAIRS, task.index), self.layout.previous_shard(task.index)
-        again = None if before is None else retry.positions(before)
-        if before is not None and not again and not task.rows.dry:
-            retry.keep(before, path)
+        failed = None if before is None else retry.retryable_rows(before)
+        if before is not None and not failed and not task.rows.dry:
+            link_shard(before, path)
             return
-        rows = self._rows(self.layout.shards[task.index], task.rows.quarantined, _both(again, task.rows.only))
-        merged = (row for _, row in rows) if before is None or task.rows.dry else retry.merged(before, rows)
+        positions = _intersection(failed, task.rows.only)
+        rows = self._rows(self.layout.shards[task.index], task.rows.quarantined, positions)
+        shard = (row for _, row in rows) if before is None or task.rows.dry else retry.replace_rows(before, rows)
         with open_output(path, arrow(PAIRS), task.rows) as output:
-            output.write(merged)
+            output.write(shard)
 
     def _rows(
-        self, unit: ShardSpec, quarantined: frozenset[int], only: Sequence[int] | None
+        self, spec: ShardSpec, quarantined: frozenset[int], only: Sequence[int] | None
     ) -> Iterator[tuple[int, Row]]:
-        """(position, row) of the unit's rows, or of those at some positions; images are decoded a few rows ahead."""
-        waiting: deque[tuple[int, Row, RawRow, Looked]] = deque()
+        """Yield (position, row) of a shard's rows, or of those in `only`; images are decoded some rows ahead."""
+        waiting: deque[tuple[int, Row, RawRow, Decoding]] = deque()
         held = 0
         with decoding(), ThreadPoolExecutor(THREADS) as pool:
-            for position, raw in self._raw(unit, only):
-                row, looked = self._begun(unit, position, raw, quarantined, pool)
-                waiting.append((position, row, raw, looked))
+            for position, raw in self._raw(spec, only):
+                row, image = self._start(spec, position, raw, quarantined, pool)
+                waiting.append((position, row, raw, image))
                 held += len(raw.image or b"")
                 while len(waiting) > AHEAD or held > AHEAD_BYTES:
                     held -= len(waiting[0][2].image or b"")
-                    yield self._ended(*waiting.popleft())
+                    yield self._complete(*waiting.popleft())
             while waiting:
-                yield self._ended(*waiting.popleft())
+                yield self._complete(*waiting.popleft())
 
-    def _begun(
-        self, unit: ShardSpec, position: int, raw: RawRow, quarantined: frozenset[int], pool: ThreadPoolExecutor
-    ) -> tuple[Row, Looked]:
-        """What is known before the image is decoded, and its decoding if that is to be."""
-        row = self._known(unit.source, raw)
+    def _start(
+        self, spec: ShardSpec, position: int, raw: RawRow, quarantined: frozenset[int], pool: ThreadPoolExecutor
+    ) -> tuple[Row, Decoding]:
+        """Return what is known before the image is decoded, and start the decoding unless the row is refused."""
+        row = self._source_columns(spec.source, raw)
         if position in quarantined:
             return row | _quarantined("killed_worker", "killed its worker"), None
-        row |= self._refused(raw)
-        return row, None if "status" in row else self._look(raw.image or b"", row["sha256"], pool)
+        row |= self._check_bytes(raw)
+        return row, None if "status" in row else self._decode(raw.image or b"", row["sha256"], pool)
 
-    def _ended(self, position: int, row: Row, raw: RawRow, looked: Looked) -> tuple[int, Row]:
-        return position, row if looked is None else row | self._verdict(raw, looked)
+    def _complete(self, position: int, row: Row, raw: RawRow, image: Decoding) -> tuple[int, Row]:
+        return position, row if image is None else row | self._image_columns(raw, image)
 
-    def _raw(self, unit: ShardSpec, only: Sequence[int] | None) -> Iterator[tuple[int, RawRow]]:
-        rows = self._reader(unit.source).rows(unit, only)
+    def _raw(self, spec: ShardSpec, only: Sequence[int] | None) -> Iterator[tuple[int, RawRow]]:
+        rows = self._reader(spec.source).rows(spec, only)
         return enumerate(rows) if only is None else zip(only, rows, strict=False)
 
     def _reader(self, name: str) -> Reader:
@@ -122,15 +129,15 @@ class IngestStage:
             self._readers[name] = open_source(source, self.rules, self.layout.run, self._block_list)
         return self._readers[name]
 
-    def _known(self, source: str, raw: RawRow) -> Row:
-        """What the source says."""
+    def _source_columns(self, source: str, raw: RawRow) -> Row:
+        """Return the columns that the source states."""
         role = self.layout.pipeline.source(source).role
         meta = json.dumps(raw.meta, sort_keys=True, ensure_ascii=False) if raw.meta else None
-        told = {"uid": row_uid(source, raw.key), "source": source, "role": role, "key": raw.key, "url": raw.url}
-        return told | {"text": raw.text, "meta": meta}
+        row = {"uid": row_uid(source, raw.key), "source": source, "role": role, "key": raw.key, "url": raw.url}
+        return row | {"text": raw.text, "meta": meta}
 
-    def _refused(self, raw: RawRow) -> Row:
-        """What the bytes say before they are decoded: their sha256, and why the row is refused, if it is."""
+    def _check_bytes(self, raw: RawRow) -> Row:
+        """Return the image file's sha256 and, if the row is refused before decoding, its status, reason and error."""
         if raw.reason == "blocked":
             return _blocked(raw.error)
         if raw.reason is not None:
@@ -138,8 +145,8 @@ class IngestStage:
         if not raw.image:
             return _quarantined("image_missing", "no image bytes")
         if len(raw.image) > self.rules.max_bytes:
-            told = f"image file of {len(raw.image)} bytes is above the cap of {self.rules.max_bytes} bytes"
-            return _quarantined("too_many_bytes", told)
+            message = f"image file of {len(raw.image)} bytes is above the cap of {self.rules.max_bytes} bytes"
+            return _quarantined("too_many_bytes", message)
         digests = FileDigests(raw.image)
         found = {"sha256": digests.sha256}
         if self._block_list.blocks(digests):
@@ -147,34 +154,34 @@ class IngestStage:
         wrong = hash_mismatch(raw, digests)
         return found if wrong is None else found | _quarantined("hash_mismatch", wrong)
 
-    def _look(self, data: bytes, sha256: str, pool: ThreadPoolExecutor) -> "Future[Facts | ImageError]":
-        """Facts of an image; a row whose file is that of the row before (its next text) is not decoded again."""
+    def _decode(self, data: bytes, sha256: str, pool: ThreadPoolExecutor) -> "Future[Facts | ImageError]":
+        """Start decoding an image; a file that the row before has, too (its next text), is not decoded again."""
         if self._last is None or self._last[0] != sha256:
             self._last = sha256, pool.submit(self._examine, data)
         return self._last[1]
 
     def _examine(self, data: bytes) -> Facts | ImageError:
-        """An error is given back bare: with its traceback it would hold the bytes until the next garbage collection."""
+        """Decode an image. Return an error as a new object: its traceback would hold the bytes in memory."""
         try:
             with self._alone if header_area(data, self.rules.max_pixels) > LARGE else nullcontext():
                 return examine(data, self.rules.max_pixels)
         except ImageError as error:
             return ImageError(error.reason, str(error))
 
-    def _verdict(self, raw: RawRow, looked: "Future[Facts | ImageError]") -> Row:
-        """What the pixels say."""
-        facts = looked.result()
+    def _image_columns(self, raw: RawRow, decoded: "Future[Facts | ImageError]") -> Row:
+        """Return the columns that depend on the decoded image."""
+        facts = decoded.result()
         if isinstance(facts, ImageError):
             return _quarantined(facts.reason, str(facts))
         image = {"bytes": raw.image, "path": PurePosixPath(raw.path.replace("\\", "/")).name if raw.path else None}
-        return {"image": image} | _columns(facts) | self._judged(facts, raw.text)
+        return {"image": image} | _columns(facts) | self._status(facts, raw.text)
 
-    def _judged(self, facts: Facts, text: str | None) -> Row:
-        found = self._fault(facts, (text or "").strip())
+    def _status(self, facts: Facts, text: str | None) -> Row:
+        found = self._failed_rule(facts, (text or "").strip())
         return {"status": "ok"} if found is None else {"status": "rejected", "reason": found[0], "error": found[1]}
 
-    def _fault(self, facts: Facts, text: str) -> tuple[str, str] | None:
-        """The first rule that refuses the pair, and how it reads in full."""
+    def _failed_rule(self, facts: Facts, text: str) -> tuple[str, str] | None:
+        """Return the name of the first rule that rejects the pair, and a message; None if none does."""
         rules, short, long = self.rules, min(facts.width, facts.height), max(facts.width, facts.height)
         size = f"{facts.width} x {facts.height} pixels"
         if short < rules.min_side:
@@ -190,15 +197,15 @@ class IngestStage:
         return None
 
 
-def _both(some: list[int] | None, only: range | None) -> Sequence[int] | None:
-    """Positions that both name; None names all."""
-    if some is None or only is None:
-        return only if some is None else some
-    return [position for position in some if position in only]
+def _intersection(failed: list[int] | None, only: range | None) -> Sequence[int] | None:
+    """Return the positions that are in both; None means all positions."""
+    if failed is None or only is None:
+        return only if failed is None else failed
+    return [position for position in failed if position in only]
 
 
 def row_uid(source: str, key: str) -> str:
-    """First 16 hex digits of sha256 over the JSON list [source name, key]."""
+    """Return the first 16 hex digits of sha256 over the JSON list [source name, key]."""
     return hashlib.sha256(json.dumps([source, key]).encode()).hexdigest()[:16]
 
 

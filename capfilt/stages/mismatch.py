@@ -1,4 +1,4 @@
-"""Pairs known to be wrong: for each human row of a shard the text of another one, whose image is another."""
+"""Mismatched pairs: each human row of a shard with the text of another row that has another image."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,22 @@ from capfilt.store.shards import table
 
 
 def mismatched(layout: RunLayout, shard: int, clean: Callable[[str], str]) -> dict[int, str]:
-    """Position -> another human row's text, cleaned by `clean`; rows for which there is none are left out.
+    """Choose a wrong text for each human row of a shard.
 
-    In the order of uids, which are hashes, it is the next row's, from the last the first's: a permutation of the
-    shard's human texts without a fixed point, the same in every run. Rows of the same file or text are passed over.
-    Raises DataError for damaged pairs.
+    Rows are sorted by uid, which is a hash; each gets the text of the next row, the last one that of the first. This is
+    a permutation of the shard's human texts without a fixed point, and the same in every run. Rows with the same image
+    file or the same text are passed over.
+
+    Args:
+        layout: of the run.
+        shard: index of the shard.
+        clean: cleans a text as the judge does.
+
+    Returns:
+        Position -> cleaned text of another row; rows for which there is none are left out.
+
+    Raises:
+        DataError: the pairs are damaged.
     """
     names = ("role", "status", "uid", "sha256", "text")
     columns = [column.to_pylist() for column in table(layout.shard(PAIRS, shard), names).select(names).columns]

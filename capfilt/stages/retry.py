@@ -1,7 +1,7 @@
-"""Asking again for what did not come for a passing reason: new shards of pairs beside the ones before.
+"""`capfilt retry`: new shards of pairs in which rows that failed for a temporary reason are read again.
 
-`pairs-retry1/` has the rows of `pairs/` in the same order under the same uids; rows that were asked again are replaced
-by what came this time, all others are as they were. A shard with nothing to ask is the same file (a hard link).
+`pairs-retry1/` has the rows of `pairs/` in the same order under the same uids. Rows that were read again are replaced;
+all others stay as they were. A shard without such rows is a hard link to the earlier one.
 """
 
 from collections.abc import Iterator
@@ -10,32 +10,33 @@ from typing import Any
 
 from capfilt.download.reasons import may_pass
 from capfilt.store.schema import PAIRS
-from capfilt.store.shards import batches, link_shard, table
+from capfilt.store.shards import batches, table
 
 Row = dict[str, Any]
 _READ = 32
+"""Rows to hold at a time, with their images."""
 
 
-def positions(path: Path) -> list[int]:
-    """Rows of a pairs shard that may come when they are asked again."""
+def retryable_rows(path: Path) -> list[int]:
+    """Return the positions of a pairs shard's rows that failed for a temporary reason."""
     reasons = table(path, ["reason"])["reason"].to_pylist()
     return [position for position, reason in enumerate(reasons) if reason is not None and may_pass(reason)]
 
 
-def keep(before: Path, path: Path) -> None:
-    """The shard as it was."""
-    link_shard(before, path)
+def replace_rows(path: Path, fresh: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+    """Yield the rows of a shard, with some replaced.
 
-
-def merged(before: Path, fresh: Iterator[tuple[int, Row]]) -> Iterator[Row]:
-    """The rows of the shard before, those at the positions of `fresh` (ascending) replaced."""
-    place, row = next(fresh, (-1, {}))
+    Args:
+        path: the shard.
+        fresh: (position, row) of the new rows, by ascending position.
+    """
+    next_position, row = next(fresh, (-1, {}))
     position = 0
-    for part in batches(before, [column.name for column in PAIRS], _READ):
+    for part in batches(path, [column.name for column in PAIRS], _READ):
         for old in part:
-            if position == place:
+            if position == next_position:
                 yield row
-                place, row = next(fresh, (-1, {}))
+                next_position, row = next(fresh, (-1, {}))
             else:
                 yield old
             position += 1

@@ -1,4 +1,4 @@
-"""Rows that are asked again take their place in new shards; everything else stays as it was."""
+"""Rows that are read again get their place in new shards; everything else stays as it was."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from capfilt.stages.caption import CaptionStage
 from capfilt.store.fingerprint import canonical, fingerprint
 from capfilt.store.layout import RunLayout
 from capfilt.store.schema import CAPTIONS, arrow
-from capfilt.store.shards import ShardWriter, write_atomic
+from capfilt.store.shards import ShardWriter, link_shard, write_atomic
 
 Make = Callable[..., Any]
 
@@ -22,18 +22,18 @@ def failed(pairs_row: Make, i: int, reason: str) -> dict[str, Any]:
     return pairs_row(i, status="quarantined", reason=reason)
 
 
-def test_positions_are_of_reasons_that_may_pass(make_layout: Make, pairs_row: Make) -> None:
+def test_retryable_rows_failed_for_a_temporary_reason(make_layout: Make, pairs_row: Make) -> None:
     kinds = [None, "timeout", "http_404", "http_503", "image_unreadable", "http_429", "opt_out"]
     layout = make_layout([[failed(pairs_row, i, kind) if kind else pairs_row(i) for i, kind in enumerate(kinds)]])
-    assert retry.positions(layout.shard("ingest", 0)) == [1, 3, 5]
+    assert retry.retryable_rows(layout.shard("ingest", 0)) == [1, 3, 5]
 
 
-def test_merged_rows_stand_where_they_stood(make_layout: Make, pairs_row: Make) -> None:
+def test_replaced_rows_keep_their_positions(make_layout: Make, pairs_row: Make) -> None:
     layout = make_layout([[failed(pairs_row, i, "timeout") if i % 3 else pairs_row(i) for i in range(100)]])
     path = layout.shard("ingest", 0)
-    fresh = [(i, {**pairs_row(i), "text": "new"}) for i in retry.positions(path)]
+    fresh = [(i, {**pairs_row(i), "text": "new"}) for i in retry.retryable_rows(path)]
     old = pq.read_table(path).to_pylist()
-    found = list(retry.merged(path, iter(fresh)))
+    found = list(retry.replace_rows(path, iter(fresh)))
     assert [row["uid"] for row in found] == [row["uid"] for row in old]
     assert [row["text"] == "new" for row in found] == [i % 3 > 0 for i in range(100)]
     assert all(found[i] == old[i] for i in range(0, 100, 3))
@@ -51,7 +51,7 @@ def pairs_again(
     again = replace(
         layout, folders={**layout.folders, "ingest": "pairs-retry1", "caption": "caption-1"}, digests={"caption": "d"}
     )
-    retry.keep(layout.shard("ingest", 0), again.shard("ingest", 0))
+    link_shard(layout.shard("ingest", 0), again.shard("ingest", 0))
     write_sidecar(again, "ingest", 1, rows[1])
     made = {"version": 1, "settings": {"seed": 0}, "weights": "d"}
     for each, print_ in ((layout, prints["pairs"]), (again, prints["pairs-retry1"])):
@@ -85,6 +85,6 @@ def test_a_shard_has_a_second_name_where_there_are_no_links(
 
     layout = make_layout([[pairs_row(0)]])
     monkeypatch.setattr("os.link", refuse)
-    retry.keep(layout.shard("ingest", 0), tmp_path / "b/00000.parquet")
+    link_shard(layout.shard("ingest", 0), tmp_path / "b/00000.parquet")
     assert (tmp_path / "b/00000.parquet").read_bytes() == layout.shard("ingest", 0).read_bytes()
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["00000.json", "00000.parquet"]
