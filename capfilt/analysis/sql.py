@@ -82,7 +82,7 @@ def check_candidates(shards: Sequence[Path]) -> None:
     if "source" in names and "origin" not in names:
         raise DataError(
             f"{shards[0].parent}: written by an earlier version of capfilt (its column `source` is now `origin`); "
-            "`capfilt select RUN` decides again from the stored scores, without a model"
+            "`capfilt run` of its pipeline, with the same --out, writes it again"
         )
 
 
