@@ -24,6 +24,7 @@ from capfilt.rounds.training_set import TrainingSet, write_training_set
 from capfilt.rounds.trainings import Training, check_trainings, round_trainings
 from capfilt.store.fingerprint import canonical, fingerprint
 from capfilt.store.run_folder import RunFolder, read_json
+from capfilt.store.schema import CANDIDATES, CAPTIONS, SCORES
 from capfilt.store.shards import file_sha256, write_atomic
 
 SHARED = ("pairs", "lists")
@@ -124,7 +125,7 @@ class _RoundRunner:
     def _training_set(self, result: api.Result) -> tuple[TrainingSet, str]:
         """Write the training set. Return it with its fingerprint."""
         holdout = self.pipeline.evaluate.holdout if self.pipeline.evaluate else None
-        own = fingerprint({"version": 1, "candidates": result.layout.folders["select"], "holdout": holdout})
+        own = fingerprint({"version": 1, "candidates": result.layout.folders[CANDIDATES.stage], "holdout": holdout})
         return write_training_set(result.layout, self.folder / f"training-{own}", holdout), own
 
     def _train(self, one: Training) -> None:
@@ -160,9 +161,9 @@ class _RoundRunner:
             "round": self.number,
             "texts": texts,
             "pairs.parquet sha256": file_sha256(training_set.pairs),
-            "candidates": result.layout.folders["select"],
-            "captioner": result.layout.digests["caption"],
-            "filter": result.layout.digests["score"],
+            "candidates": result.layout.folders[CANDIDATES.stage],
+            "captioner": result.layout.digests[CAPTIONS.stage],
+            "filter": result.layout.digests[SCORES.stage],
         }
 
     def _facts(

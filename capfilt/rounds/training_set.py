@@ -23,6 +23,7 @@ from capfilt.sinks.base import Picture, pictures
 from capfilt.store.fingerprint import canonical
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import read_json
+from capfilt.store.schema import PAIRS
 from capfilt.store.shards import ShardWriter, table, write_atomic
 
 ORIGINS = ("human", "web", "synthetic")
@@ -104,7 +105,7 @@ def _held_out_files(layout: RunLayout, share: float) -> frozenset[str]:
     """The sha256 of each held-out image file. Every row with one of these files, human or web, is not trained on."""
     found = set[str]()
     for shard in range(len(layout.shards)):
-        rows = table(layout.shard("ingest", shard), ["role", "status", "sha256"])
+        rows = table(layout.shard(PAIRS, shard), ["role", "status", "sha256"])
         human = rows.filter(pc.and_(pc.equal(rows["role"], "human"), pc.equal(rows["status"], "ok")))
         found |= {digest for digest in human["sha256"].to_pylist() if is_held_out(digest, share)}
     return frozenset(found)

@@ -14,7 +14,7 @@ from capfilt.errors import DataError
 from capfilt.selection.ledger import own_rows
 from capfilt.store.arrays import Bools, equal
 from capfilt.store.layout import RunLayout
-from capfilt.store.schema import CANDIDATES, ORIGINS, PAIRS
+from capfilt.store.schema import CANDIDATES, CAPTIONS, ORIGINS, PAIRS, SCORES
 from capfilt.store.shards import manifest, table
 from capfilt.store.sidecars import objects
 
@@ -128,9 +128,9 @@ class _ShardCount:
         sums.captions += int((~self.own).sum())
         sums.formats.update(objects(self.pairs["format"])[kept])
         self._add_texts(sums)
-        for stage in ("caption", "score"):
-            if self._layout.has(stage):
-                sums.failed[stage] += manifest(self._layout.shard(stage, self._shard))["status"].get("failed", 0)
+        for kind in (CAPTIONS, SCORES):
+            if self._layout.has(kind):
+                sums.failed[kind.stage] += manifest(self._layout.shard(kind, self._shard))["status"].get("failed", 0)
 
     def _add_texts(self, sums: Accounting) -> None:
         origin, present = objects(self.texts["origin"]), self.texts["text"].is_valid().to_numpy()

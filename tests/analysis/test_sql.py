@@ -104,7 +104,9 @@ def test_candidates_of_an_earlier_version_are_refused_with_what_to_do(tmp_path: 
         path = layout.shard("select", shard)
         old = pq.read_table(path)
         pq.write_table(old.rename_columns(["source" if n == "origin" else n for n in old.column_names]), path)
-    with pytest.raises(DataError, match=r"candidates-e: written by an earlier version .* `capfilt run` of its pipeline"):
+    with pytest.raises(
+        DataError, match=r"candidates-e: written by an earlier version .* `capfilt run` of its pipeline"
+    ):
         query(layout, "SELECT 1")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import duckdb
 
 from capfilt.analysis.sql import ask, views
+from capfilt.store.schema import CAPTIONS, SCORES
 
 Rows = list[dict[str, Any]]
 EXAMPLES = 3
@@ -88,7 +89,7 @@ def refused(connection: duckdb.DuckDBPyConnection) -> Rows:
 def failed(connection: duckdb.DuckDBPyConnection) -> Rows:
     """Rows on which a model failed: stage, error, n, example uids."""
     there = views(connection)
-    stages = [("caption", "captions"), ("score", "scores")]
+    stages = [(table.stage, table.view) for table in (CAPTIONS, SCORES)]
     return [
         row for stage, view in stages if view in there for row in ask(connection, _FAILED % (stage, view)).records()
     ]
