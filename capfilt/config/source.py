@@ -69,7 +69,7 @@ class Source(ConfigModel):
     role: Role = "web"
     """web: texts are scored and filtered, images captioned. human: kept unchanged, neither captioned nor filtered."""
     columns: dict[Literal["image", "text", "url", "key"], str] = Field(default={})
-    """Column names where the usual ones (README, `Columns that are understood`) do not fit. text: "" means that
+    """Column names where the usual ones (docs/sources.md) do not fit. text: "" means that
     there is no text column."""
     image_root: str | None = None
     """blip_json: folder that the list's image paths are relative to; the list's own folder by default."""

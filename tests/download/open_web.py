@@ -109,7 +109,7 @@ def _whole(row: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    """The README's run."""
+    """The run that docs/urls.md shows."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 885
     with tempfile.TemporaryDirectory() as folder, OpenWeb(Path(folder), rows) as web:
         line = ["capfilt", "run", "laion_subset", "--out", f"{folder}/run", *(f"--set={x}" for x in web.settings())]
