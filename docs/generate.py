@@ -6,21 +6,18 @@ new key, column, reason or command is on the site without an edit.
 """
 
 import argparse
-import ast
 import inspect
 import json
-import os
 import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel
+from settings_tables import cell, settings_reference, settings_table
 
 _MARK = re.compile(r"^<!-- generated: ([\w-]+) -->$", re.MULTILINE)
-Schema = dict[str, Any]
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -28,114 +25,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _MARK.sub(lambda mark: TABLES[mark[1]](), markdown)
 
 
-def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return field name -> the docstring below it, on one line; fields without a docstring are absent."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
-    for node, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(below, ast.Expr):
-            value = below.value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                found[node.target.id] = " ".join(value.value.split())
-    return found
-
-
-def settings_models(model: type[BaseModel], path: str = "") -> dict[type[BaseModel], list[str]]:
-    """Map the model and every settings model that its fields name to the keys where they stand, in the file's order.
-
-    A key is written `sources[].download` (below a list) or `resources.*` (below a mapping); the model itself is "".
-    """
-    found = {model: [path]}
-    for name, field in model.model_fields.items():
-        for below, suffix in _models_in(field.annotation):
-            for one, places in settings_models(below, f"{path}.{name}{suffix}".lstrip(".")).items():
-                found.setdefault(one, []).extend(place for place in places if place not in found[one])
-    return found
-
-
-def _models_in(annotation: Any, suffix: str = "") -> Iterator[tuple[type[BaseModel], str]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, suffix
-    suffix += {list: "[]", dict: ".*"}.get(get_origin(annotation), "")
-    for part in get_args(annotation):
-        yield from _models_in(part, suffix)
-
-
-def settings_table(model: type[BaseModel], places: list[str]) -> str:
-    """Return a heading (the keys where these settings stand), the class's docstring and a table of its keys."""
-    schema = model.model_json_schema()
-    meanings = {name: _summary(field.annotation) for name, field in model.model_fields.items()}
-    for base in reversed(model.__mro__):
-        if issubclass(base, BaseModel) and base is not BaseModel:
-            meanings |= field_docstrings(base)
-    rows = [
-        f"| `{name}` | {_type(part)} | {_default(name, part, schema)} | {_cell(meanings[name])} |"
-        for name, part in schema.get("properties", {}).items()
-    ]
-    title = ", ".join(f"`{place}`" for place in places if place) or "Top level"
-    head = f"### {title} ({model.__name__}) {{ #{model.__name__.lower()} }}"
-    table = ["| key | type | default | meaning |", "|---|---|---|---|", *rows] if rows else []
-    return "\n".join([head, "", inspect.cleandoc(model.__doc__ or ""), "", *table, ""])
-
-
-def settings_reference(load: Callable[[], type[BaseModel]]) -> str:
-    """Return the tables of a settings model and of everything below it."""
-    return "\n".join(settings_table(model, places) for model, places in settings_models(load()).items())
-
-
-def _summary(annotation: Any) -> str:
-    """Return the first sentence of the one settings model that a key takes, for keys without a docstring."""
-    found = [model for model, _ in _models_in(annotation)]
-    text = " ".join(inspect.cleandoc(found[0].__doc__ or "").split()) if len(found) == 1 else ""
-    return text.split(". ")[0].rstrip(".") + "." if text else ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _type(part: Schema) -> str:
-    """Return a readable type: links to other tables, allowed words, ranges."""
-    if "$ref" in part:
-        name = part["$ref"].rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
-    for combined in ("anyOf", "oneOf", "allOf"):
-        if combined in part:
-            return " or ".join(_type(one) for one in part[combined])
-    if "const" in part:
-        return f"`{part['const']}`"
-    if "enum" in part:
-        return ", ".join(f"`{value}`" for value in part["enum"])
-    if part.get("type") == "array":
-        return f"list of {_type(part['items'])}" if "items" in part else "list"
-    if part.get("type") == "object":
-        values = part.get("additionalProperties")
-        return f"mapping to {_type(values)}" if isinstance(values, dict) else "mapping"
-    names = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`"}
-    return names.get(part.get("type", ""), part.get("type", "any")) + _range(part)
-
-
-def _range(part: Schema) -> str:
-    bounds = [
-        f"{sign} {part[key]:,}"
-        for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
-        if key in part
-    ]
-    return f" {', '.join(bounds)}" if bounds else ""
-
-
-def _default(name: str, part: Schema, schema: Schema) -> str:
-    if name in schema.get("required", ()):
-        return "**required**"
-    if "default" not in part or (isinstance(part["default"], dict) and "$ref" in part):
-        return "as below"
-    return f"`{_cell(json.dumps(part['default'], ensure_ascii=False))}`"
-
-
 def columns_table(columns: tuple[Any, ...]) -> str:
     """Return a table of stored columns: name, Arrow type, meaning with unit and range."""
-    rows = [f"| `{column.name}` | `{column.type}` | {_cell(column.description)} |" for column in columns]
+    rows = [f"| `{column.name}` | `{column.type}` | {cell(column.description)} |" for column in columns]
     return "\n".join(["| column | type | meaning |", "|---|---|---|", *rows])
 
 
@@ -166,7 +58,7 @@ def _columns() -> str:
 def _reasons() -> str:
     from capfilt.selection.reasons import REASONS
 
-    rows = [f"| `{reason}` | {_cell(meaning)} |" for reason, meaning in REASONS.items()]
+    rows = [f"| `{reason}` | {cell(meaning)} |" for reason, meaning in REASONS.items()]
     return "\n".join(["| reason | meaning |", "|---|---|", *rows])
 
 
@@ -179,7 +71,7 @@ def _policies() -> str:
     for policy in POLICIES:
         select = SelectSettings(policy=policy.name)
         needs = ", ".join(policy.needs(select)) or "none"
-        rows.append(f"| `{policy.name}` | {needs} | {_cell(policy.describe(select))} |")
+        rows.append(f"| `{policy.name}` | {needs} | {cell(policy.describe(select))} |")
     return "\n".join(["| policy | scores | with the default settings |", "|---|---|---|", *rows])
 
 
@@ -207,10 +99,11 @@ def _commands() -> str:
     """Return the help of every command, as the terminal prints it."""
     from capfilt.cli.app import parser
 
-    os.environ |= {"COLUMNS": "110", "NO_COLOR": "1"}
     commands = next(one for one in parser()._actions if isinstance(one, argparse._SubParsersAction))
     found = []
     for name, command in commands.choices.items():
+        command.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=110)
+        command.color = False
         found += [f"## capfilt {name} {{ #{name} }}", "", "```text", command.format_help().strip(), "```", ""]
     return "\n".join(found)
 
@@ -219,20 +112,20 @@ def _errors() -> str:
     from capfilt import errors
 
     found = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.CapfiltError)]
-    rows = [f"| `{one.__name__}` | {one.exit_code} | {_cell((one.__doc__ or '').splitlines()[0])} |" for one in found]
+    rows = [f"| `{one.__name__}` | {one.exit_code} | {cell((one.__doc__ or '').splitlines()[0])} |" for one in found]
     return "\n".join(["| class | exit code | when |", "|---|---|---|", *rows])
 
 
-def _pipeline() -> type[BaseModel]:
+def _pipeline() -> str:
     from capfilt.config.pipeline import Pipeline
 
-    return Pipeline
+    return settings_reference(Pipeline)
 
 
-def _recipe() -> type[BaseModel]:
+def _recipe() -> str:
     from capfilt.training.objectives.registry import DEFAULT, find_objective
 
-    return find_objective(DEFAULT).recipe_type
+    return settings_reference(find_objective(DEFAULT).recipe_type)
 
 
 def _recipe_kinds() -> str:
@@ -251,8 +144,8 @@ def _filled(kind: Mapping[str, Mapping[str, object]], section: str, key: str) ->
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "pipeline": lambda: settings_reference(_pipeline),
-    "recipe": lambda: settings_reference(_recipe),
+    "pipeline": _pipeline,
+    "recipe": _recipe,
     "recipe-kinds": _recipe_kinds,
     "commands": _commands,
     "columns": _columns,

@@ -1,5 +1,6 @@
 """The site's generator, loaded from its file: docs/ is no package."""
 
+import sys
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -11,7 +12,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def generator() -> dict[str, Any]:
-    return run_path(str(ROOT / "docs/generate.py"))
+    sys.path.insert(0, str(ROOT / "docs"))  # as mkdocs does for its hooks
+    try:
+        return run_path(str(ROOT / "docs/generate.py"))
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
 
 
 @pytest.fixture(scope="session")
