@@ -6,37 +6,30 @@ import os
 import resource
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from capfilt import Pipeline, open_run, run, select
+from capfilt import load_pipeline, open_run, run, select
 from capfilt.analysis.verify import verify
 from capfilt.cli import main
-from capfilt.config.load import load_pipeline
 from capfilt.errors import ConfigError, RunError
 from capfilt.store.run_folder import RunFolder
+from tests.command_line import finish, line, start, wait_for
+from tests.sample import SAMPLE, SOURCES, write_slices
 
-SAMPLE = Path(__file__).parents[1] / "data/sample"
 SHARDS, ROWS = 4, 28
 
 
 @pytest.fixture(scope="module")
 def pipeline_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
-    for role, rows in (("web", 24), ("human", 4)):
-        (folder / role).mkdir()
-        part = pq.read_table(SAMPLE / role / "00000.parquet").slice(0, rows)
-        pq.write_table(part, folder / role / "00000.parquet")
+    write_slices(folder, web=24, human=4)
     raw = {
         "name": "small",
-        "sources": [{"type": "parquet", "path": role, "role": role} for role in ("web", "human")],
+        "sources": SOURCES,
         "ingest": {"rows_per_shard": 8},
         "caption": {"model": "tiny/captioner", "decoding": {"max_length": 12, "min_length": 5}, "batch_size": 4},
         "score": {"model": "tiny/filter", "batch_size": 4},
@@ -57,7 +50,7 @@ def finished(pipeline_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
-    """A finished run of one's own."""
+    """A copy of the finished run, which a test may change."""
     subprocess.run(["cp", "-r", str(finished), str(tmp_path / "run")], check=True)
     return tmp_path / "run"
 
@@ -66,18 +59,6 @@ def content(folder: Path) -> dict[str, str]:
     """sha256 of every file of the data set and of every shard."""
     files = [*folder.glob("*/*.parquet"), *(p for p in (folder / "dataset").rglob("*") if p.is_file())]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def command(*args: object, wait: bool = True, **environment: str) -> Any:
-    line = [sys.executable, "-m", "capfilt.cli", *map(str, args)]
-    started = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    if not wait:
-        return started
-    out, _ = started.communicate(timeout=300)
-    return started.returncode, out
 
 
 def test_every_row_is_accounted_for_and_the_folder_is_whole(finished: Path) -> None:
@@ -95,16 +76,16 @@ def test_the_same_call_again_does_nothing(copy: Path, pipeline_file: Path, capsy
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*.parquet")}
     assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*.parquet")} == before
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("rows in", "captions", "dataset  ", "report   ", "wrong ones were", "capfilt select"):
-        assert word in told
+        assert word in printed
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_equal_bytes_on_ray(finished: Path, pipeline_file: Path, tmp_path: Path, workers: int) -> None:
     most = [f"resources.{stage}.max_actors={workers}" for stage in ("ingest", "caption", "score", "select")]
-    code, told = command("run", pipeline_file, "--out", tmp_path / "run", *(f"--set={x}" for x in most))
-    assert code == 0, told
+    code, printed = finish("run", pipeline_file, "--out", tmp_path / "run", *(f"--set={x}" for x in most))
+    assert code == 0, printed
     assert content(tmp_path / "run") == content(finished)
 
 
@@ -116,33 +97,25 @@ def test_killed_and_resumed_is_as_if_never_killed(
     finished: Path, pipeline_file: Path, tmp_path: Path, point: str, local: bool
 ) -> None:
     out = tmp_path / "run"
-    line = ("run", pipeline_file, "--out", out, *(["--local"] if local else []))
-    started = command(*line, wait=False)
+    args = ("run", pipeline_file, "--out", out, *(["--local"] if local else []))
+    started = start(*args)
     wait_for(lambda: any(out.glob(point)), started)
     os.killpg(started.pid, signal.SIGKILL)
     started.communicate()
-    code, told = command(*line)
-    assert code == 0, told
+    code, printed = finish(*args)
+    assert code == 0, printed
     assert content(out) == content(finished)
     assert not [p for p in out.rglob(".*.parquet.*")]
 
 
-def wait_for(there: Callable[[], bool], started: Any) -> None:
-    until = time.monotonic() + 200
-    while not there():
-        assert started.poll() is None, started.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def test_terminated_it_leaves_soon_and_says_how_to_go_on(pipeline_file: Path, tmp_path: Path) -> None:
-    started = command("run", pipeline_file, "--out", tmp_path / "run", "--local", wait=False)
+def test_terminated_it_ends_soon_and_says_how_to_continue(pipeline_file: Path, tmp_path: Path) -> None:
+    started = start("run", pipeline_file, "--out", tmp_path / "run", "--local")
     wait_for(lambda: any((tmp_path / "run").glob("caption-*/00000.parquet")), started)
     started.send_signal(signal.SIGTERM)
-    told, _ = started.communicate(timeout=30)
+    printed, _ = started.communicate(timeout=30)
     assert started.returncode == 130
-    assert "the same command continues" in told
-    assert "Traceback" not in told
+    assert "the same command continues" in printed
+    assert "Traceback" not in printed
 
 
 def test_another_threshold_runs_no_model(copy: Path) -> None:
@@ -195,21 +168,21 @@ def test_another_filter_over_a_finished_run_keeps_pairs_and_captions(copy: Path)
 
 def test_other_input_is_refused_not_mixed(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(pipeline_file), "--local", "--out", str(copy), "--set", "ingest.min_side=64"]) == 2
-    told = capsys.readouterr().err
-    assert "min_side: 16 -> 64" in told
-    assert "take another --out" in told
+    printed = capsys.readouterr().err
+    assert "min_side: 16 -> 64" in printed
+    assert "take another --out" in printed
 
 
-def test_damage_is_found_and_mended(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_found_and_repaired(copy: Path, pipeline_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = next(copy.glob("caption-*/00001.parquet"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     (copy / "dataset/README.md").write_text("mine")
     assert main(["verify", str(copy)]) == 1
-    told = capsys.readouterr().out
-    assert "caption" in told
-    assert "README.md: changed since it was written" in told
+    printed = capsys.readouterr().out
+    assert "caption" in printed
+    assert "README.md: changed since it was written" in printed
     shard.unlink()
     assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
     (copy / "dataset.json").unlink()
@@ -217,18 +190,18 @@ def test_damage_is_found_and_mended(copy: Path, pipeline_file: Path, capsys: pyt
     assert main(["verify", str(copy)]) == 0
 
 
-def test_no_room_for_a_file_stops_the_run_and_the_same_command_goes_on(
+def test_no_room_for_a_file_stops_the_run_and_the_same_command_continues_it(
     finished: Path, pipeline_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     limit = (resource.RLIMIT_FSIZE, (30_000, 30_000))
-    line = [sys.executable, "-m", "capfilt.cli", "run", str(pipeline_file), "--out", str(out), "--local"]
-    found = subprocess.run(line, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(*limit))
+    args = ["run", str(pipeline_file), "--out", str(out), "--local"]
+    found = subprocess.run(line(*args), capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(*limit))
     assert found.returncode == 3, found.stderr
     assert "File too large" in found.stderr
     assert "the same command again" in found.stderr
     assert "Traceback" not in found.stderr
-    assert main([*line[3:]]) == 0
+    assert main(args) == 0
     assert content(out) == content(finished)
 
 
@@ -253,9 +226,9 @@ def test_plan_says_what_would_run_and_why(copy: Path, pipeline_file: Path, capsy
     assert not (copy / "new").exists()
 
 
-@pytest.mark.parametrize("line", [["inspect"], ["sql", "select origin, kept, count(*) from candidates group by all"]])
-def test_looking_at_a_run(finished: Path, line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([line[0], str(finished), *line[1:]]) == 0
+@pytest.mark.parametrize("args", [["inspect"], ["sql", "select origin, kept, count(*) from candidates group by all"]])
+def test_looking_at_a_run(finished: Path, args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([args[0], str(finished), *args[1:]]) == 0
     assert "web" in capsys.readouterr().out
     uid = pq.read_table(finished / "pairs/00000.parquet")["uid"][0].as_py()
     assert main(["inspect", str(finished), uid, "--json"]) == 0
@@ -263,13 +236,19 @@ def test_looking_at_a_run(finished: Path, line: list[str], capsys: pytest.Captur
 
 
 def test_no_run_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for line in (["verify"], ["select"], ["inspect"], ["report"], ["sql", "select 1"]):
-        assert main([line[0], str(tmp_path), *line[1:]]) == 2
+    for args in (["verify"], ["select"], ["inspect"], ["report"], ["sql", "select 1"]):
+        assert main([args[0], str(tmp_path), *args[1:]]) == 2
         assert "no run.json there" in capsys.readouterr().err
 
 
-def test_the_python_words_are_those_of_the_command(pipeline_file: Path) -> None:
-    assert isinstance(load_pipeline(pipeline_file), Pipeline)
+def test_run_in_python_writes_what_the_command_writes(finished: Path, pipeline_file: Path, tmp_path: Path) -> None:
+    pipeline = load_pipeline(pipeline_file)
+    assert pipeline == open_run(finished).layout.pipeline
+    result = run(pipeline, out=tmp_path / "run", local=True)
+    assert content(tmp_path / "run") == content(finished)
+    assert result.dataset == tmp_path / "run/dataset"
+    recorded = open_run(finished).facts["accounting"]
+    assert {**result.accounting.to_dict(), "truth": result.truth} == recorded
 
 
 def test_datasets_opens_the_result(finished: Path, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from capfilt.config.load import load_pipeline, validate, with_settings
 from capfilt.config.pipeline import Pipeline
 from capfilt.config.yaml_file import SHIPPED
 from capfilt.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 MINIMAL: dict[str, Any] = {"sources": [{"type": "parquet", "path": "web"}], "score": {"model": "tiny/filter"}}
 
@@ -107,6 +110,22 @@ def test_base_is_a_run_s_pipeline_with_other_keys(tmp_path: Path) -> None:
     assert (second.base, second.name, second.select.itm_threshold) == (str(tmp_path), tmp_path.name, 0.9)
 
 
-def test_the_schema_knows_every_key() -> None:
-    schema = Pipeline.model_json_schema()
-    assert set(schema["properties"]) == set(Pipeline.model_fields)
+@pytest.mark.parametrize("name", ["demo", "coco_style", "bootstrap", "laion_subset", "datacomp_small"])
+def test_the_schema_accepts_the_shipped_pipelines(name: str) -> None:
+    assert Draft202012Validator(Pipeline.model_json_schema()).is_valid(shipped(name))
+
+
+@pytest.mark.parametrize("where", [(), ("caption", "decoding"), ("select",), ("sources", 0), ("ingest",), ("emit", 0)])
+def test_the_schema_refuses_a_key_that_does_not_exist(where: tuple[str | int, ...]) -> None:
+    raw = shipped("demo")
+    part: Any = raw
+    for key in where:
+        part = part[key]
+    part["no_such_key"] = 1
+    assert not Draft202012Validator(Pipeline.model_json_schema()).is_valid(raw)
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """Return the contents of a shipped pipeline file."""
+    raw: dict[str, Any] = yaml.safe_load((ROOT / f"pipelines/{name}.yaml").read_text(encoding="utf-8"))
+    return raw

@@ -4,23 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from capfilt.cli import main
-
-SAMPLE = Path(__file__).parents[2] / "data/sample"
+from tests.sample import SOURCES, write_slices
 
 
 @pytest.fixture(scope="session")
 def loop_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pipeline's file."""
     folder = tmp_path_factory.mktemp("loop")
-    for role, rows in (("web", 24), ("human", 36)):
-        (folder / role).mkdir()
-        part = pq.read_table(SAMPLE / role / "00000.parquet").slice(0, rows)
-        pq.write_table(part, folder / role / "00000.parquet")
+    write_slices(folder, web=24, human=36)
     path = folder / "loop.yaml"
     path.write_text(yaml.safe_dump(_pipeline()))
     return path
@@ -37,7 +32,7 @@ def _pipeline() -> dict[str, Any]:
     return {
         "name": "loop",
         "rounds": 2,
-        "sources": [{"type": "parquet", "path": role, "role": role} for role in ("web", "human")],
+        "sources": SOURCES,
         "ingest": {"rows_per_shard": 16},
         "caption": {"model": "tiny/captioner", "decoding": {"max_length": 10, "min_length": 4}},
         "score": {"model": "tiny/filter"},

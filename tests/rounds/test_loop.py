@@ -4,9 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +14,9 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 from capfilt.cli import main
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.digest import weights_digest
+from tests.command_line import finish, start, wait_for
 
 Made = Callable[[Path], dict[str, bytes]]
-
-
-def command(*args: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "capfilt.cli", *map(str, args)]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(line, stdout=quiet, stderr=quiet, text=True, start_new_session=True)
 
 
 def stamps(folder: Path) -> dict[Path, int]:
@@ -77,18 +69,15 @@ def test_the_same_command_again_does_nothing_again(loop_file: Path, loop: Path) 
     assert stamps(loop) == before
 
 
-def test_killed_in_training_and_captioning_it_goes_on_to_the_same_bytes(
+def test_killed_in_training_and_captioning_it_continues_to_the_same_bytes(
     loop_file: Path, loop: Path, made: Made, tmp_path: Path
 ) -> None:
     out = tmp_path / "loop"
     for at in ("round-1/pretrain-*/checkpoints/*", "round-2/caption-*/00000.parquet"):
-        process = command("run", loop_file, "--local", "--out", out)
-        deadline = time.monotonic() + 120
-        while not any(out.glob(at)) and time.monotonic() < deadline:
-            assert process.poll() is None, "ended before it was killed"
-            time.sleep(0.005)
+        process = start("run", loop_file, "--local", "--out", out)
+        wait_for(lambda at=at: any(out.glob(at)), process)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert not (out / "round-2/evaluate.json").exists()
     assert main(["run", str(loop_file), "--local", "--out", str(out)]) == 0
     assert made(out) == made(loop)
@@ -108,8 +97,8 @@ def test_reading_commands_know_a_loop(loop_file: Path, loop: Path, capsys: pytes
 @pytest.mark.slow
 def test_several_ranks_train_through_ray(loop_file: Path, tmp_path: Path) -> None:
     ranks = ("--set", "pretrain.recipe.run.ranks=2", "--set", "rounds=1")
-    process = command("run", loop_file, "--out", tmp_path / "loop", *ranks)
-    assert process.wait(timeout=300) == 0
+    code, printed = finish("run", loop_file, "--out", tmp_path / "loop", *ranks)
+    assert code == 0, printed
     recipe = json.loads(next((tmp_path / "loop").glob("round-1/pretrain-*/recipe.json")).read_text())
     assert recipe["run"]["ranks"] == 2
     assert (tmp_path / "loop/round-1/models/filter/model.safetensors").is_file()
