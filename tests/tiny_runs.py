@@ -1,6 +1,6 @@
 """A small run folder, its pairs written directly: stages are tested without the ones before them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,9 @@ from PIL import Image, ImageDraw
 
 from capfilt.config.load import validate
 from capfilt.store.layout import RunLayout, ShardSpec
-from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, Column, arrow
-from capfilt.store.shards import ShardWriter
+from tests.sidecar_rows import write_shard
 
 Record = dict[str, Any]
-SIDECARS = {"ingest": PAIRS, "near": NEAR, "caption": CAPTIONS}
 
 
 @pytest.fixture(autouse=True)
@@ -71,15 +69,9 @@ def pairs_row(picture: Callable[[int], bytes]) -> Callable[..., Record]:
 
 
 @pytest.fixture
-def write_sidecar() -> Callable[[RunLayout, str, int, Sequence[Mapping[str, Any]]], None]:
-    """write_sidecar(layout, stage, shard, rows): one shard of ingest, near or caption."""
-
-    def write(layout: RunLayout, stage: str, shard: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        columns: tuple[Column, ...] = SIDECARS[stage]
-        with ShardWriter(layout.shard(stage, shard), arrow(columns)) as writer:
-            writer.write(rows)
-
-    return write
+def write_sidecar() -> Callable[[RunLayout, str, int, Iterable[Mapping[str, Any]]], None]:
+    """write_sidecar(layout, stage, shard, rows): one shard of a stage."""
+    return write_shard
 
 
 @pytest.fixture
@@ -112,5 +104,5 @@ def make_layout(tmp_path: Path, write_sidecar: Callable[..., None]) -> Callable[
 
 
 def _mark(uid: str, kept: str | None) -> Record:
-    told = {"duplicate_of": kept, "duplicate_kind": "exact", "similarity": 1.0}
-    return {"uid": uid} | (told if kept is not None else {})
+    columns = {"duplicate_of": kept, "duplicate_kind": "exact", "similarity": 1.0}
+    return {"uid": uid} | (columns if kept is not None else {})

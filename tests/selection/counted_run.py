@@ -5,12 +5,10 @@ from typing import Any
 
 from capfilt.config.load import validate
 from capfilt.store.layout import RunLayout, ShardSpec
-from capfilt.store.schema import CANDIDATES, CAPTIONS, PAIRS, arrow
-from capfilt.store.shards import ShardWriter
+from tests.sidecar_rows import Record, write_shard
 
-Record = dict[str, Any]
 Verdict = tuple[str, str | None]
-"""origin, reason."""
+"""Origin of a text, and why it is not kept (None: kept)."""
 
 SHARDS: list[dict[str, list[Verdict]]] = [
     {
@@ -29,28 +27,22 @@ SHARDS: list[dict[str, list[Verdict]]] = [
 ]
 
 
-def make_layout(tmp_path: Path, shards: list[dict[str, list[Verdict]]] = SHARDS, **parts: Any) -> RunLayout:
-    """A run of pairs, caption and ledger."""
+def counted_layout(tmp_path: Path, shards: list[dict[str, list[Verdict]]] = SHARDS, **parts: Any) -> RunLayout:
+    """Write a run of pairs, captions and ledger."""
     sources = [{"type": "parquet", "path": "a", "name": "crawl"}, {"type": "parquet", "path": "b", "role": "human"}]
     raw: Record = {"sources": sources, "score": {"model": "tiny/filter"}, **parts}
     folders = {"ingest": "pairs", "caption": "caption-0", "select": "candidates-0"}
     units = tuple(ShardSpec("crawl", "", 0, len(shard)) for shard in shards)
     layout = RunLayout(validate(raw, "test.yaml"), tmp_path, units, folders)
     for index, shard in enumerate(shards):
-        write(layout, "ingest", index, [pairs_row(uid, texts[0][1]) for uid, texts in shard.items()])
+        write_shard(layout, "ingest", index, [_pair(uid, texts[0][1]) for uid, texts in shard.items()])
         failed = [{"uid": uid, "status": "failed" if uid == "h" else "ok"} for uid in shard]
-        write(layout, "caption", index, failed)
-        write(layout, "select", index, [candidate(uid, *text) for uid, texts in shard.items() for text in texts])
+        write_shard(layout, "caption", index, failed)
+        write_shard(layout, "select", index, [candidate(uid, *text) for uid, texts in shard.items() for text in texts])
     return layout
 
 
-def write(layout: RunLayout, stage: str, shard: int, rows: list[Record]) -> None:
-    columns = {"ingest": PAIRS, "caption": CAPTIONS, "select": CANDIDATES}[stage]
-    with ShardWriter(layout.shard(stage, shard), arrow(columns)) as writer:
-        writer.write(rows)
-
-
-def pairs_row(uid: str, reason: str | None) -> Record:
+def _pair(uid: str, reason: str | None) -> Record:
     word = (reason or "").split(":")[0]
     status = "ok" if word not in ("rejected", "quarantined") or "killed" in str(reason) else word
     return {

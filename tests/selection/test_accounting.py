@@ -6,11 +6,12 @@ import pytest
 
 from capfilt.errors import DataError
 from capfilt.selection.accounting import account
-from tests.selection.counted_run import SHARDS, Record, Verdict, candidate, make_layout, write
+from tests.selection.counted_run import SHARDS, Verdict, candidate, counted_layout
+from tests.sidecar_rows import Record, write_shard
 
 
 def test_every_row_and_text_is_counted_once(tmp_path: Path) -> None:
-    found = account(make_layout(tmp_path))
+    found = account(counted_layout(tmp_path))
     assert found.texts_kept == 5
     assert found.to_dict() == {
         "rows": {"in": 9, "kept": 4, "rejected": 3, "quarantined": 2},
@@ -41,7 +42,7 @@ def test_every_row_and_text_is_counted_once(tmp_path: Path) -> None:
 
 
 def test_a_run_without_rows(tmp_path: Path) -> None:
-    assert account(make_layout(tmp_path, [{}])).to_dict()["rows"] == {
+    assert account(counted_layout(tmp_path, [{}])).to_dict()["rows"] == {
         "in": 0,
         "kept": 0,
         "rejected": 0,
@@ -71,15 +72,15 @@ WRONG: Mapping[str, tuple[list[Record], str]] = {
 
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_sum_that_is_off_names_the_shard(tmp_path: Path, fault: str) -> None:
-    layout = make_layout(tmp_path)
+    layout = counted_layout(tmp_path)
     rows, told = WRONG[fault]
-    write(layout, "select", 1, rows)
+    write_shard(layout, "select", 1, rows)
     with pytest.raises(DataError, match=rf"candidates-0/00001\.parquet: the accounting is off: .*{told}"):
         account(layout)
 
 
 def test_pairs_of_which_rows_were_lost(tmp_path: Path) -> None:
-    layout = make_layout(tmp_path)
+    layout = counted_layout(tmp_path)
     path = layout.shard("ingest", 0)
     pq.write_table(pq.read_table(path).slice(0, 3), path)
     with pytest.raises(DataError, match="accounting is off: 4 rows in"):
