@@ -2,6 +2,7 @@
 
 The pipeline's name carries the orders: `die-SHARD-ROW` ends the process at that row of that shard in `upper`,
 `once-SHARD` kills the first worker of that shard, `full-SHARD` finds no room on the disk, `slow` takes its time.
+A Ray actor imports this module: it imports no torch, so that actors start fast.
 """
 
 import json
@@ -11,10 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from capfilt.config.load import validate
-from capfilt.engine.steps import Plan, Step
 from capfilt.stages.base import Stage, StageSpec, Task
-from capfilt.store.layout import RunLayout, ShardSpec
+from capfilt.store.layout import RunLayout
 from capfilt.store.schema import CAPTIONS, DATASET, PAIRS
 from capfilt.store.shards import write_atomic
 
@@ -79,25 +78,3 @@ class Joined(Base):
 
 
 FAKES: tuple[type[Stage], ...] = (Lines, Upper, Joined)
-
-
-def fake_plan(run: Path, orders: str = "fine", shards: int = 6, **resources: dict[str, Any]) -> Plan:
-    """A plan over the three stages."""
-    raw = {
-        "name": orders,
-        "sources": [{"type": "parquet", "path": "none"}],
-        "select": {"policy": "keep_all"},
-        "dedup": {"semantic": None},
-        "resources": resources,
-    }
-    specs = tuple(ShardSpec("none", "", i * ROWS, (i + 1) * ROWS) for i in range(shards))
-    folders = {"ingest": "pairs", "caption": "caption", "emit": "dataset"}
-    layout = RunLayout(validate(raw, "test"), run, specs, folders)
-    run.mkdir(parents=True, exist_ok=True)
-    todo = {stage: (0,) if stage.spec.tasks == "one" else tuple(range(shards)) for stage in FAKES}
-    return Plan(layout, tuple(Step(stage, "f", {}, todo[stage], "new") for stage in FAKES))
-
-
-def expected(shards: int = 6) -> str:
-    """What `joined` holds where nothing went wrong."""
-    return "\n".join(f"ROW {i} {j}" for i in range(shards) for j in range(ROWS))

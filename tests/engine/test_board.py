@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capfilt.engine.board import TaskBoard
-from tests.fake_stages import fake_plan
+from tests.fake_plan import fake_plan
 
 ORDER = {"ingest": 0, "caption": 1, "emit": 2}
 

@@ -11,7 +11,8 @@ from capfilt.engine.local import run_local
 from capfilt.engine.ray_cluster import check_capacity
 from capfilt.engine.ray_pool import run_ray
 from capfilt.errors import RunError
-from tests.fake_stages import ROWS, expected, fake_plan
+from tests.fake_plan import expected, fake_plan
+from tests.fake_stages import ROWS
 
 
 @pytest.fixture(scope="module", autouse=True)

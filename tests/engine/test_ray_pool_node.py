@@ -8,7 +8,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from capfilt.engine.ray_pool import run_ray
-from tests.fake_stages import expected, fake_plan
+from tests.fake_plan import expected, fake_plan
 
 
 def test_a_lost_node_costs_nothing_but_time(tmp_path: Path) -> None:
