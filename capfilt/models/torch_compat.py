@@ -88,6 +88,12 @@ def packed_int8_linear(rows: Tensor, zero: int, packed: Tensor, scale: Tensor, w
     return out
 
 
+def cpu_has_amx() -> bool:
+    """Return whether the processor has AMX. False where torch cannot tell."""
+    check = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return check is not None and bool(check())
+
+
 def cpu_multiplies_bf16() -> bool:
     """Return whether the processor has bf16 products (avx512_bf16 or amx). False where torch cannot tell."""
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]

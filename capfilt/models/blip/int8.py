@@ -35,7 +35,7 @@ from capfilt.errors import ConfigError
 from capfilt.models.blip.packed import gelu
 from capfilt.models.blip.text import LMHead
 from capfilt.models.blip.weight_cache import WeightCache
-from capfilt.models.torch_compat import int_mm, pack_int8_weight, packed_int8_linear
+from capfilt.models.torch_compat import cpu_has_amx, int_mm, pack_int8_weight, packed_int8_linear
 
 
 class Int8Kernel(NamedTuple):
@@ -49,21 +49,29 @@ class Int8Kernel(NamedTuple):
     """Zero point of the activations: 0 in int8, or 128 in uint8, which is a third faster without VNNI."""
 
 
-INT8_KERNELS = (Int8Kernel(127), Int8Kernel(63, zero=128), Int8Kernel(127, packed=False), Int8Kernel(63, packed=False))
+INT8_KERNELS = (
+    Int8Kernel(127), Int8Kernel(127, zero=128), Int8Kernel(63, zero=128), Int8Kernel(127, packed=False),
+    Int8Kernel(63, packed=False),
+)  # fmt: skip
 """From the fastest to the slowest."""
 
 
 @cache
 def int8_kernel() -> Int8Kernel:
-    """Return the first of `INT8_KERNELS` that is exact on this processor, found by trying.
+    """Return the first of `INT8_KERNELS` that is fast and, found by trying, exact on this processor.
 
     Raises:
         ConfigError: none is exact.
     """
     for kernel in INT8_KERNELS:
-        if _is_exact(kernel):
+        if _is_fast(kernel) and _is_exact(kernel):
             return kernel
     raise ConfigError("precision int8: this processor's int8 products are not exact; take fp32")
+
+
+def _is_fast(kernel: Int8Kernel) -> bool:
+    """Without AMX, oneDNN multiplies int8 by int8 with its reference code: 150 times as slow as uint8 by int8."""
+    return not kernel.packed or kernel.zero > 0 or cpu_has_amx()
 
 
 def _is_exact(kernel: Int8Kernel) -> bool:

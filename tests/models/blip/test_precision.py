@@ -126,6 +126,17 @@ def test_the_chosen_kernel_has_the_bits_of_int_mm() -> None:
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("amx", [True, False])
+def test_int8_by_int8_is_left_to_amx(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(int8, "_is_exact", lambda kernel: True)
+    int8_kernel.cache_clear()
+    try:
+        assert int8_kernel() == Int8Kernel(127, zero=0 if amx else 128)
+    finally:
+        int8_kernel.cache_clear()
+
+
 def test_which_layers_are_replaced() -> None:
     blip = load("captioner", "int8")
     layer = blip.med.text.layers[0]
