@@ -9,8 +9,7 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from capfilt.stages.base import Stage, StageSpec, Task
 from capfilt.store.layout import RunLayout
