@@ -3,8 +3,9 @@
 It sees which named colours an image has, and reads the names of colours in a text: "a red picture" fits an image that
 is mostly red. Everything is deterministic, to the byte, whatever the batch.
 
-Features of an image: the share of its 8 x 8 pixels that is nearest to each colour, and the brightness of a grid of
-4 x 4 around its mean, in small; a text has equal shares of the colours that it names, of all if it names none.
+Features of an image: the share of its 8 x 8 pixels that is nearest to each colour, and the pattern of its brightness on
+a grid of 4 x 4, by which two images of the same colours differ. A text has equal shares of the colours that it names,
+of all colours if it names none.
 """
 
 import math
@@ -34,6 +35,11 @@ COLOURS = {
 """Name -> RGB."""
 
 GRID = 4
+"""Cells along a side of the brightness pattern."""
+PATTERN = 0.4
+"""Length of the pattern beside that of the colour shares: a colour's cosine is at most 0.93 of what it would be."""
+FAINT = 1e-3
+"""Brightness in [0, 1], length over all cells: below, an image is even."""
 TEMPLATES = ("a {} picture", "a picture of a {} thing", "something {} on a wall", "a photo with a lot of {}")
 WRONG = 8
 """One in so many captions drawn by nucleus sampling names another colour than the image has: work for the judge."""
@@ -141,7 +147,14 @@ def _features(image: Image.Image) -> NDArray[np.float32]:
     nearest = ((small[:, :, None] - _RGB) ** 2).sum(-1).argmin(-1)
     share = np.bincount(nearest.ravel(), minlength=len(COLOURS)) / nearest.size
     light = small.mean(-1).reshape(GRID, 2, GRID, 2).mean((1, 3)) / 255
-    return _unit(np.concatenate([share, (light - light.mean()).ravel() / 8]))
+    return _unit(np.concatenate([share, PATTERN * math.sqrt(float((share * share).sum())) * _pattern(light.ravel())]))
+
+
+def _pattern(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Brightness around its mean, of length 1; zeros for an even image."""
+    centred = light - light.mean()
+    length = math.sqrt(float((centred * centred).sum()))
+    return centred / length if length > FAINT else np.zeros_like(centred)
 
 
 def _text_features(text: str) -> NDArray[np.float32]:
