@@ -55,6 +55,20 @@ def _columns() -> str:
     return "\n".join(found)
 
 
+def _column_names() -> str:
+    from capfilt.sources import columns
+
+    roles = {
+        "image": columns.IMAGE,
+        "text": columns.TEXT,
+        "URL": columns.URL,
+        "key": columns.KEY,
+        "kept as JSON in `meta`": columns.META,
+    }
+    rows = [f"| {role} | {', '.join(f'`{name}`' for name in names)} |" for role, names in roles.items()]
+    return "\n".join(["| for | names |", "|---|---|", *rows])
+
+
 def _reasons() -> str:
     from capfilt.selection.reasons import REASONS
 
@@ -149,6 +163,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recipe-kinds": _recipe_kinds,
     "commands": _commands,
     "columns": _columns,
+    "column-names": _column_names,
     "reasons": _reasons,
     "errors": _errors,
     "cards": _cards,

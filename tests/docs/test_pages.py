@@ -5,12 +5,14 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from capfilt.config.load import validate
 from capfilt.config.pipeline import Pipeline
+from capfilt.config.source import SourceType
 from capfilt.stages.catalog import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +106,34 @@ def test_modules_named_by_the_pages_exist() -> None:
     assert named
     for name in named - {"capfilt.cli"}:
         assert (ROOT / f"{name.replace('.', '/')}.py").is_file(), name
+
+
+def pages() -> list[Path]:
+    return [*TOP, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "data/README.md"]
+
+
+def test_files_named_by_the_pages_exist() -> None:
+    named = {
+        (page.name, name)
+        for page in pages()
+        for name in re.findall(
+            r"`((?:capfilt|tests|docs|pipelines|models|data|benchmarks|examples)/[\w./-]+)`",
+            page.read_text(encoding="utf-8"),
+        )
+    }
+    assert len(named) > 30
+    for page, name in named:
+        assert (ROOT / name).exists() or "NAME" in name, f"{page}: {name}"
+
+
+def test_names_that_the_pages_find_in_a_file_are_there() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages())
+    named = re.findall(r"`(\w+)` in\s+`(capfilt/[\w/]+\.py)`", text)
+    assert len(named) >= 7
+    for name, file in named:
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), (name, file)
+
+
+def test_every_type_of_source_has_a_row() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/sources.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(get_args(SourceType)) <= set(rows)
