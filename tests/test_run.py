@@ -242,13 +242,12 @@ def test_no_run_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_run_in_python_writes_what_the_command_writes(finished: Path, pipeline_file: Path, tmp_path: Path) -> None:
-    pipeline = load_pipeline(pipeline_file)
-    assert pipeline == open_run(finished).layout.pipeline
-    result = run(pipeline, out=tmp_path / "run", local=True)
+    result = run(load_pipeline(pipeline_file), out=tmp_path / "run", local=True)
     assert content(tmp_path / "run") == content(finished)
     assert result.dataset == tmp_path / "run/dataset"
-    recorded = open_run(finished).facts["accounting"]
-    assert {**result.accounting.to_dict(), "truth": result.truth} == recorded
+    command, python = open_run(finished), open_run(tmp_path / "run")
+    assert python.layout.pipeline == command.layout.pipeline == result.layout.pipeline
+    assert {**result.accounting.to_dict(), "truth": result.truth} == command.facts["accounting"]
 
 
 def test_datasets_opens_the_result(finished: Path, tmp_path: Path) -> None:

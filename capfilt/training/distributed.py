@@ -70,7 +70,7 @@ def train_on_ray(recipe: Recipe, max_failures: int = 3) -> Path:
     if started:
         _connect(ray, recipe.run.ranks)
     try:
-        recipe = _with_device(ray, recipe, joined=not started or "RAY_ADDRESS" in os.environ)
+        recipe = with_device(ray, recipe, joined=not started or "RAY_ADDRESS" in os.environ)
         for left in reversed(range(max_failures + 1)):
             if _attempt(recipe, left):
                 break
@@ -92,8 +92,17 @@ def _connect(ray: Any, ranks: int) -> None:
     )
 
 
-def _with_device(ray: Any, recipe: Recipe, joined: bool) -> Recipe:
-    """The recipe with one `run.device` for all ranks."""
+def with_device(ray: Any, recipe: Recipe, joined: bool) -> Recipe:
+    """Choose one `run.device` for all ranks.
+
+    Args:
+        ray: the module, connected to a cluster.
+        recipe: what to train.
+        joined: whether the cluster was there before; it may then grow.
+
+    Raises:
+        ConfigError: `cuda`, and a cluster that cannot grow has fewer GPUs than ranks.
+    """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     device = recipe.run.device if recipe.run.device != "auto" else "cuda" if gpus else "cpu"
     if device == "cuda" and gpus < recipe.run.ranks and not joined:  # a joined cluster may grow

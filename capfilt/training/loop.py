@@ -95,7 +95,7 @@ def _epoch(trainer: Trainer, epoch: int, log: Log) -> None:
     start = position.step - epoch * trainer.steps_per_epoch
     batches = trainer.loader.batches(epoch, start * recipe.optim.accumulate)
     for left in reversed(range(trainer.steps_per_epoch - start)):
-        terms = _step(trainer, batches)
+        terms = train_step(trainer, batches)
         position.step += 1
         if trainer.monitor is not None:
             trainer.monitor.update(position.step, terms)
@@ -104,8 +104,8 @@ def _epoch(trainer: Trainer, epoch: int, log: Log) -> None:
             trainer.checkpoint()
 
 
-def _step(trainer: Trainer, batches: Iterator[TrainBatch]) -> dict[str, float]:
-    """One optimiser step over `accumulate` forward passes.
+def train_step(trainer: Trainer, batches: Iterator[TrainBatch]) -> dict[str, float]:
+    """Do one optimiser step over `accumulate` forward passes.
 
     Returns:
         The mean of each loss term, their sum `loss`, `lr`, `grad_norm`, and the objective's metrics.

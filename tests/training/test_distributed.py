@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from capfilt.errors import ConfigError, DataError, TrainingError
-from capfilt.training.distributed import _with_device, train_on_ray
+from capfilt.training.distributed import train_on_ray, with_device
 from capfilt.training.loop import train
 from capfilt.training.recipe import load_recipe
 
@@ -143,8 +143,8 @@ def test_without_ray_or_gpus_the_error_says_what_to_do(tiny_recipe: Recipes, mon
             return {"CPU": 2.0}
 
     with pytest.raises(ConfigError, match=r"run\.ranks: 2 ranks on 0 GPUs"):
-        _with_device(Empty, recipe, joined=False)
-    assert _with_device(Empty, recipe, joined=True).run.device == "cuda"
+        with_device(Empty, recipe, joined=False)
+    assert with_device(Empty, recipe, joined=True).run.device == "cuda"
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'capfilt\[ray\]'"):
         train_on_ray(recipe)

@@ -16,7 +16,7 @@ from torch import Tensor
 from capfilt.errors import CheckpointError, DataError, TrainingError
 from capfilt.models import device
 from capfilt.models.blip.adapter import Blip
-from capfilt.training.loop import _step, train
+from capfilt.training.loop import train, train_step
 from capfilt.training.recipe import load_recipe
 from capfilt.training.trainer import Rank, Trainer
 from capfilt.training.validate import HeldOut
@@ -177,7 +177,7 @@ def test_poisoned_weights_stop_hard_negatives_and_all(tiny_recipe: Recipes) -> N
     with torch.no_grad():
         trainer.objective.med.vision.norm.weight[0] = torch.inf
     with pytest.raises(TrainingError, match="the loss itc, itm is not finite"):
-        _step(trainer, trainer.loader.batches(0))
+        train_step(trainer, trainer.loader.batches(0))
 
 
 def test_validation_keeps_the_best_and_disturbs_nothing(tiny_recipe: Recipes, tmp_path: Path, tiny_pairs: Path) -> None:

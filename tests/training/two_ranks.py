@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from capfilt.errors import TrainingError
 from capfilt.training.batch import TrainBatch
-from capfilt.training.loop import _step
+from capfilt.training.loop import train_step
 from capfilt.training.recipe import load_recipe
 from capfilt.training.trainer import Rank, Trainer
 
@@ -37,7 +37,7 @@ def main(path: str, rank: int, store: str, poison: bool) -> dict[str, Any]:
     steps = iter(kept)
     try:
         for _ in range(trainer.steps_per_epoch):
-            _step(trainer, steps)
+            train_step(trainer, steps)
             trainer.position.step += 1
     except TrainingError as error:
         return {"error": str(error), "uids": kept[0].uids}

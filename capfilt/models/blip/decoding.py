@@ -158,7 +158,7 @@ def _token_by_token(
     for length in range(prompt.shape[1], decoding.max_length):
         forbidden = sep if length < decoding.min_length else None
         scores = apply_rules(logits, sequences[rows, :length], decoding.repetition_penalty, forbidden)
-        ids = _choose(scores, noise[rows, length], decoding)
+        ids = choose_tokens(scores, noise[rows, length], decoding)
         sequences[rows, length] = ids
         logprobs[rows, length] = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
         ended |= ids == sep
@@ -173,7 +173,7 @@ def _token_by_token(
     return sequences, logprobs
 
 
-def _choose(scores: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
+def choose_tokens(scores: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     """Choose a token per row: scores (R, V), uniform (R,) -> ids (R,) int64."""
     if decoding.method == "nucleus":
         at_once = NUCLEUS_ROWS if scores.device.type == "cpu" else len(scores)

@@ -59,12 +59,12 @@ def _self_attend(block: AttentionBlock, x: Tensor, lengths: list[int]) -> Tensor
     attention = block.attention
     q, k, v = (one(x).unflatten(-1, (attention.heads, -1)) for one in (attention.query, attention.key, attention.value))
     if x.device.type != "cpu":
-        return _padded(q, k, v, lengths)
+        return padded_attention(q, k, v, lengths)
     parts = zip(*(part.transpose(0, 1)[None].split(lengths, dim=2) for part in (q, k, v)), strict=True)
     return torch.cat([attend(*part)[0].transpose(0, 1) for part in parts]).flatten(1)
 
 
-def _padded(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+def padded_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     """Do the same in one padded call, for a device on which many small calls are slow; (N, H, K) -> (N, D)."""
     q, k, v = (pad_sequence(list(torch.split(part, lengths)), batch_first=True).transpose(1, 2) for part in (q, k, v))
     valid = torch.arange(q.shape[2], device=q.device) < torch.tensor(lengths, device=q.device)[:, None]

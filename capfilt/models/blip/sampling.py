@@ -87,18 +87,18 @@ def nucleus(scores: Tensor, top_p: float, temperature: float = 1.0) -> Tensor:
     """
     probabilities = torch.softmax(scores.double() / temperature, dim=-1)
     if scores.device.type != "cpu":
-        return _by_sorting(probabilities, top_p)
-    return _by_class(probabilities, top_p)
+        return nucleus_by_sorting(probabilities, top_p)
+    return nucleus_by_class(probabilities, top_p)
 
 
-def _by_sorting(probabilities: Tensor, top_p: float) -> Tensor:
+def nucleus_by_sorting(probabilities: Tensor, top_p: float) -> Tensor:
     """Compute the nucleus by its definition; probabilities (R, V) -> (R, V)."""
     ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
     mass_before = F.pad(ordered.cumsum(-1)[:, :-1], (1, 0))
     return torch.zeros_like(probabilities).scatter(1, ids, ordered * (mass_before < top_p))
 
 
-def _by_class(probabilities: Tensor, top_p: float) -> Tensor:
+def nucleus_by_class(probabilities: Tensor, top_p: float) -> Tensor:
     """Compute the same nucleus without sorting V tokens; probabilities (R, V) -> (R, V).
 
     Tokens are put into classes of about equal probability, by a float64's exponent and first mantissa bits, so that
@@ -118,7 +118,7 @@ def _by_class(probabilities: Tensor, top_p: float) -> Tensor:
         ordered, places = probabilities[row, ids].sort(descending=True, stable=True)
         reached = F.pad(ordered.cumsum(0), (1, 0)) + above  # (C + 1,)
         if at <= 0 or (reached - top_p).abs().min() < TOLERANCE:
-            kept[row] = _by_sorting(probabilities[row : row + 1], top_p)[0]
+            kept[row] = nucleus_by_sorting(probabilities[row : row + 1], top_p)[0]
         else:
             kept[row, ids[places]] = ordered * (reached[:-1] < top_p)
     return kept

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from capfilt.models.blip import cross
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.cross import ImageKeys, KeyValue, PackedStates, SdpaStates, image_keys
-from capfilt.models.blip.ragged import _padded, first_tokens
+from capfilt.models.blip.ragged import first_tokens, padded_attention
 
 
 @pytest.fixture(params=["wide-vision", "wide-text", "one-head"])
@@ -101,4 +101,4 @@ def test_padded_attention_is_that_of_each_text() -> None:
         torch.nn.functional.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts)).transpose(0, 1)
         for parts in zip(*(one.split(lengths) for one in (q, k, v)), strict=True)
     ]
-    torch.testing.assert_close(_padded(q, k, v, lengths), torch.cat(each).flatten(1))
+    torch.testing.assert_close(padded_attention(q, k, v, lengths), torch.cat(each).flatten(1))

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from capfilt.models.blip.sampling import _by_class, _by_sorting, apply_rules, draw, keyed_noise, keyed_uniform, nucleus
+from capfilt.models.blip.sampling import (
+    apply_rules,
+    draw,
+    keyed_noise,
+    keyed_uniform,
+    nucleus,
+    nucleus_by_class,
+    nucleus_by_sorting,
+)
 
 
 def logits(*probabilities: float) -> Tensor:
@@ -130,7 +138,7 @@ def test_nucleus_without_a_sort(seed: int, vocab: int, top_p: float, scale: floa
     """Bit for bit that of a whole sort: flat, peaked and vanishing tails, and ties where scores are rounded."""
     scores = scale * torch.randn(4, vocab, generator=torch.Generator().manual_seed(seed))
     probabilities = (scores if digits is None else scores.round(decimals=digits)).double().softmax(-1)
-    assert torch.equal(_by_class(probabilities, top_p), _by_sorting(probabilities, top_p))
+    assert torch.equal(nucleus_by_class(probabilities, top_p), nucleus_by_sorting(probabilities, top_p))
 
 
 @pytest.mark.parametrize("top_p", [0.25, 0.5, 0.75, 1 - 2**-20, 1.0])
@@ -138,7 +146,7 @@ def test_nucleus_without_a_sort_where_the_mass_meets_top_p(top_p: float) -> None
     """Sums that are exact, so that one bit would decide: such rows are sorted."""
     quarters = torch.tensor([[0.125, 0.25, 0.125, 0.25, 0.25, 0.0], [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125]])
     for probabilities in (quarters.double(), torch.full((1, 64), 1 / 64).double()):
-        assert torch.equal(_by_class(probabilities, top_p), _by_sorting(probabilities, top_p))
+        assert torch.equal(nucleus_by_class(probabilities, top_p), nucleus_by_sorting(probabilities, top_p))
 
 
 def test_draw_runs_by_id() -> None:

@@ -14,7 +14,7 @@ from capfilt.config.decoding import Decoding
 from capfilt.errors import InputError
 from capfilt.models.blip import static
 from capfilt.models.blip.adapter import Blip
-from capfilt.models.blip.decoding import Generated, _choose, generate
+from capfilt.models.blip.decoding import Generated, choose_tokens, generate
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.sampling import apply_rules
 from capfilt.models.blip.static import StaticDecoder, release_all, round_up
@@ -179,7 +179,7 @@ def test_a_token_needs_no_value_on_the_host(med: MED, states: Tensor, decoding: 
         assert logits.shape == (13, VOCAB)
         sequences = prompt.repeat_interleave(2, dim=0)
         scores = apply_rules(logits.repeat_interleave(2, dim=0), sequences, decoding.repetition_penalty, SEP)
-        ids = _choose(scores, torch.zeros(26, dtype=torch.float64, device="meta"), decoding)
+        ids = choose_tokens(scores, torch.zeros(26, dtype=torch.float64, device="meta"), decoding)
         assert decoder.step(ids[:, None]).shape == (26, VOCAB)
         with pytest.raises(RuntimeError, match="meta"):
             logits.tolist()
