@@ -53,6 +53,7 @@ class Factory:
 
     model_types = ()
     scores = ("itc", "itm")
+    prompt = None
 
     def load(self, request: LoadRequest) -> NoFileNames:
         """The judge around `tiny/filter`."""

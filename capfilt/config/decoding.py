@@ -31,11 +31,11 @@ class Decoding(ConfigModel):
     """beam: a finished caption's score is its log-probability / (generated tokens ** this)."""
     seed: int = 0
     """nucleus: first part of the key of the random numbers."""
-    prompt: str = "a picture of "
-    """Prefix of the caption, removed from the result."""
+    prompt: str | None = None
+    """Put before the caption and taken off the result. Left out: the captioner's own (BLIP: `a picture of `)."""
 
     @classmethod
-    def measured(cls, max_length: int = 30, prompt: str = "a picture of ") -> "Decoding":
+    def measured(cls, max_length: int = 30, prompt: str | None = None) -> "Decoding":
         """Return the settings for measured captions: beam 3, at least 5 tokens (section 5.2; on COCO at most 20)."""
         return cls(method="beam", num_beams=3, min_length=5, max_length=max_length, prompt=prompt)
 

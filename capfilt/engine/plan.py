@@ -16,7 +16,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.config.source import source_name
 from capfilt.engine.steps import Plan, Step
 from capfilt.errors import ConfigError
-from capfilt.inference.fingerprint import resolve_devices
+from capfilt.inference.fingerprint import resolve_models
 from capfilt.models.digest import weights_digest
 from capfilt.models.registry import judge_scores
 from capfilt.selection.check import check_policy
@@ -47,7 +47,7 @@ def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = No
     """
     check_resources(pipeline)
     _check_scores(pipeline, last)
-    pipeline = resolve_devices(pipeline)
+    pipeline = resolve_models(pipeline)
     if last is None:
         shards, identity = _look_at_sources(pipeline, folder.path)
     else:

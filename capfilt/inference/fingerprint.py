@@ -3,6 +3,7 @@
 from typing import Any
 
 from capfilt.config.pipeline import ModelSettings, Pipeline, Resources
+from capfilt.models.registry import default_prompt
 
 
 def fingerprint_fields(use: ModelSettings) -> dict[str, Any]:
@@ -13,17 +14,24 @@ def fingerprint_fields(use: ModelSettings) -> dict[str, Any]:
     return {"batch_size": use.batch_size, "precision": use.precision, "device": use.device}
 
 
-def resolve_devices(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with cpu or cuda for each `device: auto`, so that one run never mixes the two.
+def resolve_models(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with what its models decide by default filled in: cpu or cuda for `device: auto`, and the prompt.
 
+    So one run never mixes a CPU's numbers with a GPU's, and every text's decoding says with which prompt it was drawn.
     cuda: the stage's workers are given GPUs (`resources`), or this machine has one. Without GPUs in `resources` torch
     is asked, and imported for that.
+
+    Raises:
+        ConfigError: no such captioner.
     """
-    changes = {
-        name: use.model_copy(update={"device": _device(pipeline.resources.get(name, Resources()))})
-        for name, use in (("caption", pipeline.caption), ("score", pipeline.score))
-        if use is not None and use.device == "auto"
-    }
+    changes: dict[str, ModelSettings] = {}
+    for name, use in (("caption", pipeline.caption), ("score", pipeline.score)):
+        if use is not None and use.device == "auto":
+            device = _device(pipeline.resources.get(name, Resources()))
+            changes[name] = use.model_copy(update={"device": device})
+    if pipeline.caption is not None and pipeline.caption.decoding.prompt is None:
+        decoding = pipeline.caption.decoding.model_copy(update={"prompt": default_prompt(pipeline.caption)})
+        changes["caption"] = changes.get("caption", pipeline.caption).model_copy(update={"decoding": decoding})
     return pipeline.model_copy(update=changes) if changes else pipeline
 
 

@@ -38,6 +38,11 @@ class SystemFactory(Protocol):
         """Scores that its judges write, where no card says so."""
         ...
 
+    @property
+    def prompt(self) -> str | None:
+        """What its captioners put before a caption, where neither the pipeline nor a card says so."""
+        ...
+
     def load(self, request: LoadRequest) -> System:
         """The model, ready to be used.
 

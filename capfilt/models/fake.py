@@ -136,6 +136,7 @@ class FakeFactory:
 
     model_types = ("fake",)
     scores: tuple[Score, ...] = ("itc", "itm")
+    prompt = None
 
     def load(self, request: LoadRequest) -> FakeSystem:
         """Nothing is read."""

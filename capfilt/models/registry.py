@@ -174,5 +174,15 @@ def judge_scores(settings: ModelSettings) -> frozenset[Score]:
     return frozenset(find_factory(settings.model, settings.revision).scores)
 
 
+def default_prompt(settings: ModelSettings) -> str | None:
+    """What a pipeline's captioner puts before a caption by default, from its card, else from its system.
+
+    Raises:
+        ConfigError: no such model or system.
+    """
+    card = find_card(settings.model)
+    return card.prompt if card is not None else find_factory(settings.model, settings.revision).prompt
+
+
 def _load(settings: ModelSettings) -> System:
     return load_system(settings.model, settings.revision, settings.device, settings.tokenizer, settings.precision)

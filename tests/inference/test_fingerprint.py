@@ -7,7 +7,7 @@ import torch
 
 from capfilt.config.load import validate
 from capfilt.config.pipeline import Pipeline
-from capfilt.inference.fingerprint import fingerprint_fields, resolve_devices
+from capfilt.inference.fingerprint import fingerprint_fields, resolve_models
 from capfilt.stages.caption import settings as caption_settings
 from capfilt.stages.score import settings as score_settings
 
@@ -34,16 +34,27 @@ def test_each_field_counts(part: str) -> None:
 @pytest.mark.parametrize(("here", "device"), [(True, "cuda"), (False, "cpu")])
 def test_auto_is_resolved_before_it_counts(here: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
-    found = resolve_devices(pipeline("auto"))
+    found = resolve_models(pipeline("auto"))
     assert found.caption is not None
     assert found.score is not None
     assert found.caption.device == found.score.device == device
-    named = pipeline("cpu")
-    assert resolve_devices(named) is named
+
+
+def test_the_prompt_is_the_captioners_unless_it_is_named() -> None:
+    for model, given, want in (
+        ("tiny/captioner", None, "a picture of "),
+        ("tiny/captioner", "a photo of ", "a photo of "),
+        ("fake", None, None),
+    ):
+        asked = pipeline("cpu", caption={"model": model, "device": "cpu", "decoding": {"prompt": given}})
+        found = resolve_models(asked)
+        assert found.caption is not None
+        assert found.caption.decoding.prompt == want
+        assert resolve_models(found) == found
 
 
 def test_workers_with_gpus_compute_on_them_whatever_the_driver_has() -> None:
-    found = resolve_devices(pipeline("auto", resources={"caption": {"num_gpus": 0.5}}))
+    found = resolve_models(pipeline("auto", resources={"caption": {"num_gpus": 0.5}}))
     assert found.caption is not None
     assert found.score is not None
-    assert (found.caption.device, found.score.device) == ("cuda", resolve_devices(pipeline("auto")).score.device)
+    assert (found.caption.device, found.score.device) == ("cuda", resolve_models(pipeline("auto")).score.device)

@@ -36,7 +36,7 @@ def test_a_card_has_the_name_of_its_file_and_what_a_run_needs(file: Path) -> Non
 def test_what_a_card_says_is_what_the_checkpoint_has(name: str) -> None:
     blip = Blip.load(name)
     assert blip.card == find_card(name)
-    assert blip.card.prompt == (blip.decoding.prompt if "captioner" in blip.roles else None)
+    assert blip.card.prompt == ("a picture of " if "captioner" in blip.roles else None)
     assert blip.card.decoding in (None, blip.decoding)
 
 

@@ -28,6 +28,7 @@ class MineFactory:
 
     model_types = ("mine",)
     scores = ("vqa",)
+    prompt = None
 
     def load(self, request: LoadRequest) -> System:
         return Mine(request.card, request.device)

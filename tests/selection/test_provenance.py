@@ -6,7 +6,7 @@ from capfilt.selection.provenance import decoding_json, model_name
 
 
 def test_decoding_holds_what_matters_to_the_method() -> None:
-    greedy = json.loads(decoding_json(Decoding(method="greedy", top_p=0.5, num_beams=9), 3, 0))
+    greedy = json.loads(decoding_json(Decoding(method="greedy", top_p=0.5, num_beams=9, prompt="a picture of "), 3, 0))
     assert greedy == {
         "method": "greedy", "min_length": 10, "max_length": 30, "repetition_penalty": 1.0, "prompt": "a picture of ",
         "seed": 3, "sample": 0,

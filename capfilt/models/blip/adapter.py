@@ -230,7 +230,7 @@ class Blip:
     def captions(self, states: States, uids: Sequence[str], samples: Sequence[int]) -> list[list[Caption]]:
         """For each image a caption per sample number, the prompt stripped; states (B, P + 1, D), one uid per image."""
         self.require("captioner")
-        image_states, prompt = tensor_of(states), self.tokenizer.prompt(self.decoding.prompt)
+        image_states, prompt = tensor_of(states), self.tokenizer.prompt(self._prompt(self.decoding.prompt))
         room = self.decoding.max_length - len(prompt)
         at_once = max(ROWS_A_PASS // max(len(samples), 1), 1) if self.device.type == "cpu" else max(len(uids), 1)
         captions = []
@@ -246,7 +246,10 @@ class Blip:
     def measured(self, max_length: int | None = None, prompt: str | None = None) -> Decoding:
         """Beam search, 3 beams, 5 to 30 tokens (section 5.2: to 20 on COCO), fewer where positions do not reach."""
         length = max_length or min(MAX_LENGTH, self.config.text.max_positions)
-        return Decoding.measured(length, self.card.prompt or PROMPT if prompt is None else prompt)
+        return Decoding.measured(length, self._prompt(prompt))
+
+    def _prompt(self, given: str | None) -> str:
+        return given if given is not None else PROMPT if self.card.prompt is None else self.card.prompt
 
     def _decoder(self) -> StaticDecoder | None:
         """What decoding on a GPU keeps from batch to batch; another when the weights are others."""

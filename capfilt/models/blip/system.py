@@ -1,6 +1,7 @@
 """How the registry loads a BLIP."""
 
 from capfilt.models.blip.adapter import Blip
+from capfilt.models.blip.identity import PROMPT
 from capfilt.models.blip.precision import apply_precision
 from capfilt.models.card import Score
 from capfilt.models.factory import LoadRequest
@@ -11,6 +12,7 @@ class BlipFactory:
 
     model_types = ("blip",)
     scores: tuple[Score, ...] = ("itc", "itm")
+    prompt = PROMPT
 
     def load(self, request: LoadRequest) -> Blip:
         """A BLIP in the precision asked for. Raises as `Blip.load` and `apply_precision`."""

@@ -35,6 +35,7 @@ class NoFileNamesFactory:
 
     model_types = ()
     scores = ("itc", "itm")
+    prompt = None
 
     def load(self, request: LoadRequest) -> NoFileNames:
         """The request's card says what the model is called, and its version."""

@@ -67,6 +67,7 @@ class ThumbnailFactory:
 
     model_types = ("thumbnail",)  # values of `model_type` in config.json
     scores = ()  # it is no judge
+    prompt = None
 
     def load(self, request: LoadRequest) -> ThumbnailSystem:
         """Load the weights that the request names; here there are none."""
