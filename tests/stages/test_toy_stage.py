@@ -1,11 +1,11 @@
 """Adding a stage touches its file, its columns and one list: plan, run, sql, verify and resume know the rest."""
 
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -14,60 +14,23 @@ from capfilt import open_run, run
 from capfilt.analysis.sql import query
 from capfilt.analysis.verify import verify
 from capfilt.cli import main
-from capfilt.config.pipeline import Pipeline
 from capfilt.errors import ConfigError
-from capfilt.stages.base import StageSpec, Task
 from capfilt.stages.catalog import STAGES
-from capfilt.store.layout import RunLayout
-from capfilt.store.row_filter import open_output
-from capfilt.store.schema import PAIRS, Column, ShardTable, arrow
-from capfilt.store.shards import table
 
-SAMPLE = Path(__file__).parents[2] / "data/sample"
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "data/sample"
 
-WORDS = ShardTable(
-    "words",
-    "words",
-    (
-        Column("uid", pa.string(), "of the row"),
-        Column("words", pa.int32(), "words of the row's text; null without one"),
-    ),
-)
-
-
-def settings(pipeline: Pipeline) -> Any:
-    """Nothing of the pipeline determines the number of words."""
-    return {}
-
-
-class WordsStage:
-    """Counts the words of each row's text."""
-
-    spec: ClassVar[StageSpec] = StageSpec(output=WORDS, version=1, settings=settings, inputs=(PAIRS,))
-
-    def __init__(self, layout: RunLayout) -> None:
-        self._layout = layout
-
-    def setup(self) -> None:
-        """Nothing to load."""
-
-    def process(self, task: Task) -> None:
-        """Write one shard."""
-        rows = table(self._layout.shard(PAIRS, task.index), ["uid", "text"]).to_pylist()
-        with open_output(self._layout.shard(WORDS, task.index), arrow(WORDS), task.rows) as output:
-            output.write(
-                {"uid": row["uid"], "words": row["text"] and len(row["text"].split())}
-                for position, row in task.rows.select(rows)
-                if position not in task.rows.quarantined
-            )
+TOY: Any = runpy.run_path(str(ROOT / "docs/extending/code/stage.py"))
+"""The stage of the page on adding a stage: counts the words of each row's text."""
+WORDS = TOY["WORDS"]
 
 
 @pytest.fixture
 def toy() -> Iterator[None]:
     """The toy stage in the list, after ingest."""
-    STAGES.insert(1, WordsStage)
+    STAGES.insert(1, TOY["WordsStage"])
     yield
-    STAGES.remove(WordsStage)
+    STAGES.remove(TOY["WordsStage"])
 
 
 @pytest.fixture
