@@ -1,10 +1,12 @@
-"""The real command line in processes of its own: started, waited for, killed."""
+"""The real command line in processes of its own, and the content of the run that it wrote."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 WAIT = 200
 """Seconds."""
@@ -37,3 +39,9 @@ def wait_for(condition: Callable[[], bool], started: subprocess.Popen[str]) -> N
         assert started.poll() is None, started.communicate()[0]
         assert time.monotonic() < until
         time.sleep(0.005)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file of the data set and of every shard."""
+    files = [*folder.glob("*/*.parquet"), *(p for p in (folder / "dataset").rglob("*") if p.is_file())]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -13,8 +13,8 @@ import pytest
 from capfilt import open_run
 from capfilt.analysis.verify import verify
 from capfilt.cli import main
+from tests.command_line import content, finish
 from tests.download.open_web import EVERY, HEALS, OpenWeb
-from tests.test_run import command, content
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWeb]:
 @pytest.fixture(scope="module")
 def finished(web: OpenWeb, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("laion") / "run"
-    code, told = command("run", "laion_subset", "--local", "--out", out, *(f"--set={x}" for x in web.settings()))
-    assert code == 0, told
+    code, printed = finish("run", "laion_subset", "--local", "--out", out, *(f"--set={x}" for x in web.settings()))
+    assert code == 0, printed
     return out
 
 
@@ -58,8 +58,8 @@ def test_laion_rows_carry_the_list_and_what_the_site_said(web: OpenWeb, finished
         assert meta["similarity"] == pytest.approx(0.3 + i / 1e5)
         assert (row["image"] is None) == (row["reason"] is not None)
         assert row["reason"] is not None or row["text"] == web.rows[i]["text"]
-    told = {json.loads(str(row["meta"])).get("fetch", {}).get("x_robots_tag") for row in rows(finished)}
-    assert told == {None, "otherbot: noindex", "noai, noimageai"}
+    opt_outs = {json.loads(str(row["meta"])).get("fetch", {}).get("x_robots_tag") for row in rows(finished)}
+    assert opt_outs == {None, "otherbot: noindex", "noai, noimageai"}
     (opted, *_) = [row for row in rows(finished) if row["reason"] == "opt_out"]
     assert "noai" in str(opted["error"])
 
@@ -78,8 +78,8 @@ def test_refusals_were_asked_once_and_passing_faults_as_often_as_the_rules_say(w
 
 def test_laion_on_ray_gives_equal_bytes(web: OpenWeb, finished: Path, tmp_path: Path) -> None:
     web.server.hits.clear()
-    code, told = command("run", "laion_subset", "--out", tmp_path / "run", *(f"--set={x}" for x in web.settings()))
-    assert code == 0, told
+    code, printed = finish("run", "laion_subset", "--out", tmp_path / "run", *(f"--set={x}" for x in web.settings()))
+    assert code == 0, printed
     assert content(tmp_path / "run") == content(finished)
 
 

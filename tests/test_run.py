@@ -1,6 +1,5 @@
 """The pipeline whole, through the real command line, on 28 pairs of the bundled sample and the bundled weights."""
 
-import hashlib
 import json
 import os
 import resource
@@ -17,7 +16,7 @@ from capfilt.analysis.verify import verify
 from capfilt.cli import main
 from capfilt.errors import ConfigError, RunError
 from capfilt.store.run_folder import RunFolder
-from tests.command_line import finish, line, start, wait_for
+from tests.command_line import content, finish, line, start, wait_for
 from tests.sample import SAMPLE, SOURCES, write_slices
 
 SHARDS, ROWS = 4, 28
@@ -53,12 +52,6 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, which a test may change."""
     subprocess.run(["cp", "-r", str(finished), str(tmp_path / "run")], check=True)
     return tmp_path / "run"
-
-
-def content(folder: Path) -> dict[str, str]:
-    """sha256 of every file of the data set and of every shard."""
-    files = [*folder.glob("*/*.parquet"), *(p for p in (folder / "dataset").rglob("*") if p.is_file())]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def test_every_row_is_accounted_for_and_the_folder_is_whole(finished: Path) -> None:
