@@ -37,9 +37,9 @@ def _source(source: Source) -> Iterator[str]:
         yield f"{package}: {name}.path is a {scheme}:// address; pip install 'capfilt[{EXTRAS[package]}]'"
     host = endpoint() if scheme == "hf" else host if scheme in ("http", "https") else None
     if host is None and not source.download.allow_hosts and not resolves(PUBLIC):
-        yield f"network: {name} downloads from public hosts, and {PUBLIC} has no address here"
+        yield f"network: {name} downloads from public hosts, and this machine cannot resolve {PUBLIC}"
     if host and not resolves(host):
-        yield f"network: {host} of {name}.path has no address here; bring the list: --set sources.0.path=FILE"
+        yield f"network: {host} of {name}.path cannot be resolved; copy the list here: --set sources.0.path=FILE"
 
 
 def _models(pipeline: Pipeline) -> list[tuple[str, ModelSettings]]:
@@ -51,7 +51,7 @@ def _models(pipeline: Pipeline) -> list[tuple[str, ModelSettings]]:
 def _model(key: str, use: ModelSettings) -> Iterator[str]:
     if not is_here(use.model, use.revision) and not resolves(endpoint()):
         yield (
-            f"hub: {key}.model {use.model} is not in the cache and {endpoint()} has no address here; bring the folder: "
+            f"hub: {key}.model {use.model} is not in the cache and {endpoint()} cannot be resolved; give its folder: "
             f"--set {key}.model=FOLDER"
         )
 

@@ -52,6 +52,6 @@ def test_terminal_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "web texts kept" in out
 
 
-def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no run\.json there"):
         compare(tmp_path, tmp_path)

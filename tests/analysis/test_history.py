@@ -27,7 +27,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> RunLayout:
     return build_run(tmp_path_factory.mktemp("inspect"))
 
 
-def told(found: dict[str, Any]) -> str:
+def rendered(found: dict[str, Any]) -> str:
     console = Console(width=240, file=StringIO())
     console.print(render_history(found))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
@@ -70,14 +70,14 @@ def test_a_quarantined_row_has_only_what_there_is(tmp_path: Path) -> None:
     found = history(layout, uid(70))
     assert found["pairs"][0]["image_bytes"] is None
     assert [found[name] for name in ("captions", "scores", "duplicates", "kept_instead_of")] == [[], [], [], []]
-    assert "quarantined:bomb" in told(found)
+    assert "quarantined:bomb" in rendered(found)
 
 
 def test_render_shows_every_part_and_no_control_character(layout: RunLayout) -> None:
-    text = told(history(layout, uid(10)))
+    text = rendered(history(layout, uid(10)))
     for part in ("pairs", "kept instead of", "captions", "candidates", "scores", "below_itm_threshold"):
         assert part in text, part
-    assert "[bold red]markup[/] \ufffd[31mcolour" in told(history(layout, uid(7)))
+    assert "[bold red]markup[/] \ufffd[31mcolour" in rendered(history(layout, uid(7)))
 
 
 def test_samples_have_every_verdict_and_are_always_the_same(layout: RunLayout) -> None:

@@ -60,7 +60,7 @@ def test_values_fill_the_query(layout: RunLayout) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("SELECT nope FROM pairs", "nope"),
         ("SELECT * FROM nowhere", "candidates: uid, text, origin"),
@@ -74,8 +74,8 @@ def test_values_fill_the_query(layout: RunLayout) -> None:
         ("SELECT * FROM glob('/*')", "disabled"),
     ],
 )
-def test_what_cannot_be_asked(layout: RunLayout, text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_queries_that_are_refused(layout: RunLayout, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         query(layout, text)
 
 
@@ -114,11 +114,11 @@ def test_cells_are_harmless_in_a_terminal(layout: RunLayout) -> None:
     console = Console(width=200, record=True, force_terminal=True)
     rows = query(layout, "SELECT uid, text, image, itm FROM pairs LEFT JOIN candidates USING (uid, text) LIMIT 80").rows
     console.print(render(["uid", "text", "image", "itm"], rows))
-    told = console.export_text(styles=False)
-    assert "[bold red]markup[/] \ufffd[31mcolour\ufffd" in told
-    assert "\x07" not in told
-    assert "\u202e" not in told
-    assert " bytes>" in told
+    shown = console.export_text(styles=False)
+    assert "[bold red]markup[/] \ufffd[31mcolour\ufffd" in shown
+    assert "\x07" not in shown
+    assert "\u202e" not in shown
+    assert " bytes>" in shown
 
 
 def test_visible_keeps_what_scripts_and_emoji_are_made_of() -> None:

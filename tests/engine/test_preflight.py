@@ -22,12 +22,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_laion_subset_on_a_machine_that_has_nothing() -> None:
-    told = "\n".join(missing_requirements(load_pipeline("laion_subset")))
-    assert "network: huggingface.co of sources.laion.path" in told
-    assert "hub: caption.model Salesforce/blip-image-captioning-large is not in the cache" in told
-    assert "hub: score.model Salesforce/blip-itm-large-coco" in told
-    assert "GPU: resources.caption asks for 0.6, this machine has 0" in told
-    assert "GPU: score.device is cuda" in told
+    printed = "\n".join(missing_requirements(load_pipeline("laion_subset")))
+    assert "network: huggingface.co of sources.laion.path" in printed
+    assert "hub: caption.model Salesforce/blip-image-captioning-large is not in the cache" in printed
+    assert "hub: score.model Salesforce/blip-itm-large-coco" in printed
+    assert "GPU: resources.caption asks for 0.6, this machine has 0" in printed
+    assert "GPU: score.device is cuda" in printed
 
 
 @pytest.mark.usefixtures("alone")
@@ -63,15 +63,15 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_plan_tells_it_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_prints_it_and_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo = ["plan", "demo", "--out", str(tmp_path / "run")]
     assert main([*demo, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["missing"] == []
     assert main([*demo, "--set", "caption.device=cuda"]) == 2
-    told = capsys.readouterr().out
-    assert "missing on this machine:" in told
-    assert "caption.device is cuda" in told
+    printed = capsys.readouterr().out
+    assert "missing on this machine:" in printed
+    assert "caption.device is cuda" in printed
     assert main(["plan", "laion_subset", "--out", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr().err
-    assert "huggingface.co" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "huggingface.co" in printed
+    assert "Traceback" not in printed

@@ -81,7 +81,7 @@ def write_scores(layout: RunLayout, shards: list[list[Record]], pairs: list[list
                 writer.write([{"uid": pair["uid"], "status": "ok", **scores}])
 
 
-def told(row: Record) -> tuple[str | None, str | None, float | None]:
+def mark_of(row: Record) -> tuple[str | None, str | None, float | None]:
     return row["duplicate_of"], row["duplicate_kind"], row["similarity"]
 
 
@@ -120,13 +120,13 @@ def test_human_rows_are_kept_and_keep_the_others_out(dedup: Maker) -> None:
         {"n": 3, "vector": A, "role": "human"},
     ]
     _, found = dedup([rows])
-    assert [told(row) for row in found] == [(uid(2), "semantic", 1.0), (None, None, None), (None, None, None)]
+    assert [mark_of(row) for row in found] == [(uid(2), "semantic", 1.0), (None, None, None), (None, None, None)]
 
 
 def test_the_worse_judged_of_near_goes_where_models_skip_nothing(dedup: Maker) -> None:
     rows = [{"n": n, "pixels_sha256": "p", "vector": A, "itm": itm} for n, itm in ((1, 0.1), (2, 0.8), (3, None))]
     _, found = dedup([rows], dedup={"skip_models": False})
-    assert [told(row) for row in found] == [(uid(2), "exact", 1.0), (None, None, None), (uid(2), "exact", 1.0)]
+    assert [mark_of(row) for row in found] == [(uid(2), "exact", 1.0), (None, None, None), (uid(2), "exact", 1.0)]
 
 
 @pytest.mark.parametrize("near", [True, False])
@@ -152,7 +152,7 @@ def test_order_and_shards_change_no_mark_and_marks_lead_to_kept_rows(
     for row in rows:
         mark = other[uid(row["n"])]
         if row["role"] == "human" or row["status"] != "ok":
-            assert told(mark) == (None, None, None)
+            assert mark_of(mark) == (None, None, None)
         elif mark["duplicate_of"] is not None:
             assert other[mark["duplicate_of"]]["duplicate_of"] is None
             assert drawn[int(mark["duplicate_of"], 16)]["status"] == "ok"

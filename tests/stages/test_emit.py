@@ -126,8 +126,8 @@ def test_the_card_says_what_the_data_are(layout: RunLayout) -> None:
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
     size = sum(path.stat().st_size for path in (layout.run / NAME / "data").iterdir())
     assert head["dataset_info"]["splits"] == [{"name": "train", "num_bytes": size, "num_examples": 5}]
-    for told in ("| rows in | 6 |", "| rows kept | 4 | 66.7% |", "`tiny/captioner`", "c" * 16, '"itm_threshold":0.5'):
-        assert told in body
+    for text in ("| rows in | 6 |", "| rows kept | 4 | 66.7% |", "`tiny/captioner`", "c" * 16, '"itm_threshold":0.5'):
+        assert text in body
     assert all(f"| `{column.name}` | `{column.type}` |" in body for column in COLUMNS)
     assert str(layout.run) not in body
 

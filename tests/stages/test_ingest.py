@@ -113,7 +113,7 @@ def test_images_that_cannot_be_processed_are_quarantined(image: bytes | None, re
 
 
 @pytest.mark.parametrize(
-    ("image", "text", "reason", "told"),
+    ("image", "text", "reason", "error"),
     [
         (encode(9, 90), "a cat", "image_too_small", "9 x 90 pixels; the shorter side must have at least 10"),
         (encode(10, 51), "a cat", "aspect", "10 x 51 pixels; the longer side may be at most 5 times the shorter"),
@@ -123,10 +123,10 @@ def test_images_that_cannot_be_processed_are_quarantined(image: bytes | None, re
         (GOOD, "x" * 9, "text_too_long", "9 characters; at most 8"),
     ],
 )
-def test_rules_reject_and_keep_the_image(image: bytes, text: str | None, reason: str, told: str, take: Take) -> None:
+def test_rules_reject_and_keep_the_image(image: bytes, text: str | None, reason: str, error: str, take: Take) -> None:
     rules = {"min_side": 10, "max_aspect": 5, "min_chars": 3, "max_chars": 8}
     row, *good = take([(image, text), (encode(10, 50), "abc"), (GOOD, " x" * 4)], **rules)
-    assert (row["status"], row["reason"], row["error"]) == ("rejected", reason, told)
+    assert (row["status"], row["reason"], row["error"]) == ("rejected", reason, error)
     assert row["image"]["bytes"] == image
     assert [one["status"] for one in good] == ["ok", "ok"]
 

@@ -63,7 +63,7 @@ def numbered(rows: list[Record]) -> list[Record]:
     return [{**row, "n": n, "uid": f"{n:016x}"} for n, row in enumerate(rows)]
 
 
-def told(row: Record) -> tuple[str | None, str | None, float | None]:
+def mark_of(row: Record) -> tuple[str | None, str | None, float | None]:
     return row["duplicate_of"], row["duplicate_kind"], row["similarity"]
 
 
@@ -100,7 +100,7 @@ def test_marks_are_those_found_by_hand(near: Maker, drawn: list[Record]) -> None
         for place, row in enumerate(group):
             mark = found.pop(row["uid"])
             if place == 0 or row["role"] == "human":
-                assert told(mark) == (None, None, None)
+                assert mark_of(mark) == (None, None, None)
                 continue
             assert mark["duplicate_of"] == group[0]["uid"]
             links = [link for other in group[:place] if (link := reason(row, other))]
@@ -109,7 +109,7 @@ def test_marks_are_those_found_by_hand(near: Maker, drawn: list[Record]) -> None
             assert mark["duplicate_kind"] == (None, "perceptual", "url_text", "exact")[kind]
             if kind > 1 or len(set(links)) == len(links):
                 assert mark["similarity"] == similarity
-    assert all(told(mark) == (None, None, None) for mark in found.values())
+    assert all(mark_of(mark) == (None, None, None) for mark in found.values())
 
 
 @given(st.lists(ROW, min_size=2, max_size=10), st.randoms(), st.integers(0, 10))
@@ -130,7 +130,7 @@ def test_repeated_keys_take_part_in_nothing_else(near: Maker) -> None:
     same = {"n": 1, "pixels_sha256": "p"}
     other = {"n": 2, "pixels_sha256": "p", "width": 100}
     _, rows = near([[same], [{**same, "width": 1_000, "role": "human"}, other]])
-    assert [told(row) for row in rows] == [
+    assert [mark_of(row) for row in rows] == [
         ("0000000000000002", "exact", 1.0),
         ("0000000000000001", "key", None),
         (None, None, None),
@@ -153,7 +153,7 @@ def test_what_is_switched_off_is_not_looked_for(near: Maker) -> None:
 def test_a_distance_of_the_pipeline(near: Maker) -> None:
     pair = [{"n": 1, "phash": BASE}, {"n": 2, "phash": BASE ^ 0b11111}]
     assert near([pair])[1][1]["duplicate_of"] is None
-    assert told(near([pair], perceptual={"max_distance": 5})[1][1]) == ("0000000000000001", "perceptual", 1 - 5 / 64)
+    assert mark_of(near([pair], perceptual={"max_distance": 5})[1][1]) == ("0000000000000001", "perceptual", 1 - 5 / 64)
 
 
 def test_plain_pictures_are_alike_only_where_they_are_equal(near: Maker) -> None:
