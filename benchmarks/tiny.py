@@ -16,7 +16,7 @@ from capfilt.evaluation import evaluate_captioner, evaluate_judge, load_pairs
 from capfilt.models.blip import Blip, Decoding
 
 ROOT = Path(__file__).parents[1]
-MATCHER = {
+JUDGE = {
     "t2i_r1": "text-to-image R@1, ITC",
     "t2i_r10": "text-to-image R@10, ITC",
     "i2t_r1": "image-to-text R@1, ITC",
@@ -77,8 +77,8 @@ def main() -> None:
     out = ROOT / "benchmarks/results/tiny.json"
     out.write_text(json.dumps(results, indent=1) + "\n")
     for name, result in results.items():
-        insert(ROOT / f"models/tiny/{name}/README.md", table(result, CAPTIONER if name == "captioner" else MATCHER))
-    judged, written = table(results["filter"], MATCHER), table(results["captioner"], CAPTIONER)
+        insert(ROOT / f"models/tiny/{name}/README.md", table(result, CAPTIONER if name == "captioner" else JUDGE))
+    judged, written = table(results["filter"], JUDGE), table(results["captioner"], CAPTIONER)
     insert(ROOT / "docs/models.md", f"`tiny/filter`\n\n{judged}\n\n`tiny/captioner`\n\n{written}")
 
 

@@ -13,7 +13,7 @@ class Perceptual(ConfigModel):
 
 
 class Semantic(ConfigModel):
-    """Near-duplicates by the matcher's image embedding."""
+    """Near-duplicates by the judge's image embedding."""
 
     min_similarity: float = Field(default=0.97, gt=0, le=1)
     """Least cosine."""

@@ -10,6 +10,7 @@ import torch
 from capfilt.errors import ConfigError
 from capfilt.inference import rows
 from capfilt.models.blip.adapter import Blip
+from capfilt.models.fake import FakeSystem
 from capfilt.stages.base import Task
 from capfilt.stages.caption import CaptionStage
 from capfilt.store.layout import RunLayout
@@ -19,6 +20,7 @@ from capfilt.store.shards import manifest, table
 
 Record = dict[str, Any]
 Make = Callable[..., Any]
+FAKE = {"model": "fake"}
 
 
 def run(layout: RunLayout, shard: int = 0, **options: Any) -> list[Record]:
@@ -43,7 +45,7 @@ def mixed(pairs_row: Make) -> list[Record]:
 
 
 def test_which_rows(make_layout: Make, mixed: list[Record]) -> None:
-    layout = make_layout([mixed], near={mixed[4]["uid"]: mixed[0]["uid"]}, caption={"samples": 3})
+    layout = make_layout([mixed], near={mixed[4]["uid"]: mixed[0]["uid"]}, caption={**FAKE, "samples": 3})
     found = run(layout)
     assert table(layout.shard("caption", 0)).schema.equals(arrow(CAPTIONS))
     assert [row["uid"] for row in found] == [row["uid"] for row in mixed]
@@ -60,10 +62,11 @@ def test_which_rows(make_layout: Make, mixed: list[Record]) -> None:
 
 def test_marked_rows_on_request(make_layout: Make, mixed: list[Record]) -> None:
     near = {mixed[4]["uid"]: mixed[0]["uid"]}
-    assert run(make_layout([mixed], near=near, dedup={"skip_models": False}))[4]["status"] == "ok"
-    assert run(make_layout([mixed], name="without"))[4]["status"] == "ok"
+    assert run(make_layout([mixed], near=near, caption=FAKE, dedup={"skip_models": False}))[4]["status"] == "ok"
+    assert run(make_layout([mixed], name="without", caption=FAKE))[4]["status"] == "ok"
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_as_the_model_called_row_by_row(make_layout: Make, pairs_row: Make) -> None:
     pairs = [pairs_row(i) for i in range(6)]
     layout = make_layout([pairs], caption={"samples": 2, "seed": 5})
@@ -110,7 +113,7 @@ def test_bytes_are_the_same(make_layout: Make, mixed: list[Record]) -> None:
 
 def test_skip(make_layout: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     """The row is not touched, the others are as they were, their batches too."""
-    layout = make_layout([mixed])
+    layout = make_layout([mixed], caption=FAKE)
     whole = run(layout)
     decoded = list[bytes]()
     real = rows.decode_image
@@ -123,11 +126,11 @@ def test_skip(make_layout: Make, mixed: list[Record], monkeypatch: pytest.Monkey
 
 
 def test_only(make_layout: Make, mixed: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = make_layout([mixed], caption={"batch_size": 1})
+    layout = make_layout([mixed], caption={**FAKE, "batch_size": 1})
     captioned = list[str]()
-    real = Blip.captions
+    real = FakeSystem.captions
     spy = lambda self, states, uids, samples: (captioned.extend(uids), real(self, states, uids, samples))[1]  # noqa: E731
-    monkeypatch.setattr(Blip, "captions", spy)
+    monkeypatch.setattr(FakeSystem, "captions", spy)
     run(layout, only=range(4, 7))
     assert captioned == [mixed[4]["uid"], mixed[6]["uid"]]
     assert not layout.folder("caption").exists()
@@ -136,12 +139,13 @@ def test_only(make_layout: Make, mixed: list[Record], monkeypatch: pytest.Monkey
 def test_several_shards(make_layout: Make, pairs_row: Make) -> None:
     """A row's caption does not depend on its shard."""
     pairs = [pairs_row(i) for i in range(5)]
-    one, two = make_layout([pairs], name="one"), make_layout([pairs[:2], pairs[2:]], name="two")
+    one = make_layout([pairs], name="one", caption=FAKE)
+    two = make_layout([pairs[:2], pairs[2:]], name="two", caption=FAKE)
     assert texts(run(two, 0)) + texts(run(two, 1)) == texts(run(one))
 
 
 def test_an_empty_shard(make_layout: Make) -> None:
-    assert run(make_layout([[]])) == []
+    assert run(make_layout([[]], caption=FAKE)) == []
 
 
 def test_the_model_must_caption(make_layout: Make, pairs_row: Make) -> None:
@@ -152,8 +156,11 @@ def test_the_model_must_caption(make_layout: Make, pairs_row: Make) -> None:
 def test_large_images_that_ingest_allows(make_layout: Make, pairs_row: Make) -> None:
     """The cap is ingest's, in both directions."""
     pairs = [pairs_row(0)]
-    assert run(make_layout([pairs], ingest={"max_pixels": 48 * 36}))[0]["status"] == "ok"
-    assert "above the cap" in run(make_layout([pairs], name="small", ingest={"max_pixels": 1000}))[0]["error"]
+    assert run(make_layout([pairs], caption=FAKE, ingest={"max_pixels": 48 * 36}))[0]["status"] == "ok"
+    assert (
+        "above the cap"
+        in run(make_layout([pairs], name="small", caption=FAKE, ingest={"max_pixels": 1000}))[0]["error"]
+    )
 
 
 def test_settings(make_layout: Make) -> None:

@@ -42,7 +42,10 @@ def files(layout: RunLayout) -> list[bytes]:
     return [layout.shard(stage, 0).read_bytes() for stage in ("caption", "score")]
 
 
-@pytest.mark.parametrize("models", [("tiny/captioner", "tiny/filter"), ("tiny/pretrained", "tiny/pretrained")])
+@pytest.mark.parametrize(
+    "models",
+    [("tiny/captioner", "tiny/filter"), ("tiny/pretrained",) * 2, ("fake",) * 2, ("fake", "tiny/filter")],
+)
 @pytest.mark.parametrize("skip", [frozenset[int](), frozenset({1})])
 def test_bytes_are_those_of_the_stages_apart(
     make_layout: Make, mixed: list[Record], models: tuple[str, str], skip: frozenset[int]

@@ -81,6 +81,7 @@ def test_null_where_there_is_no_text(layout: RunLayout) -> None:
         assert [[score is None for score in lists[i]] for i in (0, 6, 7)] == [[False] * 2, [False] * 2, [False, True]]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_as_the_model_called_row_by_row(layout: RunLayout, mixed: list[Record]) -> None:
     found, blip = run(layout), Blip.load("tiny/filter")
     given = table(layout.shard("caption", 0)).to_pylist()
