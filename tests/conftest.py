@@ -1,5 +1,6 @@
 """A tiny world for tests of training: a vocabulary, a MED of 80,000 weights, and pairs that it can learn in seconds."""
 
+import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,11 +17,24 @@ from PIL import Image, ImageDraw
 from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
-from tests.tiny_runs import make_layout, pairs_row, picture, threads_put_back, write_sidecar  # noqa: F401
+from tests.ray_cluster import connected_ray, ray_address  # noqa: F401
+from tests.tiny_runs import make_layout, no_threads_left, pairs_row, picture, write_sidecar  # noqa: F401
 
 settings.register_profile("same", derandomize=True, deadline=None)  # a gate must not roll dice
 settings.register_profile("search", max_examples=1000, deadline=None)  # pytest --hypothesis-profile=search
 settings.load_profile("same")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the processors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one worker, which makes the file's fixtures once, unless their group says otherwise."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
 
 TINY_COLOURS = {
     "red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (230, 220, 30),

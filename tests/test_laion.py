@@ -76,7 +76,10 @@ def test_refusals_were_asked_once_and_passing_faults_as_often_as_the_rules_say(w
     assert agents.pop().startswith("capfilt/")
 
 
-def test_laion_on_ray_gives_equal_bytes(web: OpenWeb, finished: Path, tmp_path: Path) -> None:
+def test_laion_on_ray_gives_equal_bytes(
+    web: OpenWeb, finished: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
     web.server.hits.clear()
     code, printed = finish("run", "laion_subset", "--out", tmp_path / "run", *(f"--set={x}" for x in web.settings()))
     assert code == 0, printed

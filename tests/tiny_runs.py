@@ -18,11 +18,13 @@ Record = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
-def threads_put_back() -> Iterator[None]:
-    """A model stage sets torch to one thread; other modules get back what they had."""
+def no_threads_left() -> Iterator[None]:
+    """Fail a test that leaves the process with another number of torch threads."""
     before = torch.get_num_threads()
     yield
+    after = torch.get_num_threads()
     torch.set_num_threads(before)
+    assert after == before, f"the test left torch with {after} threads; there were {before}"
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """The Ray engine on a real local Ray: order, deaths, poison, a full disk, places handed on."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from capfilt.engine.board import Done
 from capfilt.engine.local import run_local
@@ -14,12 +12,7 @@ from capfilt.errors import RunError
 from tests.fake_plan import expected, fake_plan
 from tests.fake_stages import ROWS
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("connected_ray")]
 
 
 def test_every_shard_once_and_as_in_one_process(tmp_path: Path) -> None:

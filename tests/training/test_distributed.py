@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from capfilt.training.distributed import train_on_ray, with_device
 from capfilt.training.loop import train
 from capfilt.training.recipe import load_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_thread")]
 
 Recipes = Callable[..., Path]
 SHAPE = {"vision_width": 32, "vision_layers": 1, "vision_heads": 2, "patch_size": 8, "text_width": 32, "text_layers": 1,
@@ -58,16 +58,8 @@ def test_a_nan_on_one_rank_stops_both_and_names_its_rows(tiny_recipe: Recipes, t
     assert f"rows of this batch: {', '.join(second['uids'])}." in first["error"]
 
 
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    """A cluster of this module's own, on this machine."""
-    ray = pytest.importorskip("ray")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield ray
-    ray.shutdown()
-
-
-def test_two_ranks_on_ray_learn_what_one_process_learns(ray: Any, tiny_recipe: Recipes, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("connected_ray")
+def test_two_ranks_on_ray_learn_what_one_process_learns(tiny_recipe: Recipes, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"model": {"shape": SHAPE}, "optim": {"epochs": 1, "clip": 0.5}}
     train(load_recipe(tiny_recipe("captioner", "one", **parts)))
     two = load_recipe(tiny_recipe("captioner", "two", **parts, run={"ranks": 2}), ["data.workers=1"])
@@ -79,9 +71,8 @@ def test_two_ranks_on_ray_learn_what_one_process_learns(ray: Any, tiny_recipe: R
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_the_run_is_bit_equal(
-    ray: Any, tiny_recipe: Recipes, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("connected_ray")
+def test_a_killed_rank_is_started_again_and_the_run_is_bit_equal(tiny_recipe: Recipes, tmp_path: Path) -> None:
     parts: dict[str, Any] = {"optim": {"epochs": 12}, "run": {"ranks": 2, "log_every": 3}}
     train_on_ray(load_recipe(tiny_recipe(name="whole", **parts)))
     killer = Killer(tmp_path / "killed/checkpoints/step-00000008.pt")
@@ -125,7 +116,8 @@ def descendants(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_what_the_user_must_mend_is_raised_at_once_as_it_is(ray: Any, tiny_recipe: Recipes, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("connected_ray")
+def test_what_the_user_must_mend_is_raised_at_once_as_it_is(tiny_recipe: Recipes, tmp_path: Path) -> None:
     gone = load_recipe(tiny_recipe(run={"ranks": 2}), [f"data.sources.0.path={tmp_path / 'gone.parquet'}"])
     with pytest.raises(DataError, match=r"gone\.parquet"):
         train_on_ray(gone)
