@@ -29,11 +29,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the processors
     torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker, which makes the file's fixtures once, unless their group says otherwise."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Without pytest-xdist (`-p no:xdist`), accept its options of pyproject.toml and ignore them."""
+    if not pluginmanager.hasplugin("xdist"):
+        for option in ("--numprocesses", "--maxprocesses", "--dist"):
+            parser.addoption(option, help="ignored: pytest-xdist is not there")
 
 
 TINY_COLOURS = {

@@ -21,7 +21,10 @@ def cluster() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     # Nothing but paths goes through the object store: the smallest that Ray accepts starts fastest.
     local = {} if address else {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
+    # "local": without an address, Ray would join any cluster that `ray start` left on this machine.
+    ray.init(
+        address=address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local
+    )
     try:
         yield
     finally:

@@ -90,11 +90,11 @@ class OpenWeb:
         told = {"uid": f"{i:032x}", "URL": url, "TEXT": self.rows[i]["text"], "sha256": stated, "nothing": None}
         return told | {"punsafe": 0.1, "pwatermark": 0.2, "similarity": 0.3 + i / 1e5, "LANGUAGE": "en"}
 
-    def settings(self) -> list[str]:
+    def settings(self, captioner: str = "tiny/captioner", judge: str = "tiny/filter") -> list[str]:
         """Of `laion_subset`, for this web and this machine."""
         download = ("timeout=1", "retries=1", "backoff=0.05", "max_wait=5", "max_bytes=4000000", "per_host=64")
         found = {"sources.0.path": self.list, "sources.0.download.allow_hosts": "['127.0.0.1']", "resources": "{}"}
-        for stage, model in (("caption", "tiny/captioner"), ("score", "tiny/filter")):
+        for stage, model in (("caption", captioner), ("score", judge)):
             found |= {f"{stage}.model": model, f"{stage}.revision": "null", f"{stage}.device": "cpu"}
         found |= {"ingest.min_side": 16, "ingest.max_aspect": 20, "ingest.rows_per_shard": 50}
         return [*(f"{key}={value}" for key, value in found.items()), *(f"sources.0.download.{x}" for x in download)]

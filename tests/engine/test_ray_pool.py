@@ -12,7 +12,7 @@ from capfilt.errors import RunError
 from tests.fake_plan import expected, fake_plan
 from tests.fake_stages import ROWS
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("connected_ray")]
+pytestmark = pytest.mark.usefixtures("connected_ray")
 
 
 def test_every_shard_once_and_as_in_one_process(tmp_path: Path) -> None:

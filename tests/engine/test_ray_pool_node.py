@@ -4,14 +4,11 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from capfilt.engine.ray_pool import run_ray
 from tests.fake_plan import expected, fake_plan
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 def test_a_lost_node_costs_nothing_but_time(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from capfilt.training.distributed import train_on_ray, with_device
 from capfilt.training.loop import train
 from capfilt.training.recipe import load_recipe
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Recipes = Callable[..., Path]
 SHAPE = {"vision_width": 32, "vision_layers": 1, "vision_heads": 2, "patch_size": 8, "text_width": 32, "text_layers": 1,
