@@ -91,9 +91,9 @@ class SelectSettings(ConfigModel):
     the best `top_k` texts per image by `rank_by`, without a threshold. keep_all: every text that is no duplicate and
     was not refused."""
     itm_threshold: float = Field(default=0.5, ge=0, le=1)
-    """Least P(match)."""
+    """Least P(match). Left out: what the judge's card suggests, else this."""
     itc_threshold: float = Field(default=0.25, ge=-1, le=1)
-    """Least cosine."""
+    """Least cosine. Left out: what the judge's card suggests, else this."""
     target_precision: float = Field(default=0.9, gt=0, lt=1)
     """calibrated: share of the kept texts that match."""
     noise_prior: float = Field(default=0.5, gt=0, lt=1)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from io import BytesIO
 from itertools import pairwise
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -29,8 +29,8 @@ ON_CPU = 48
 threads); vision goes image by image, and scoring does not care."""
 FIRST, LAST = 8, 512
 """Sizes tried on a GPU, by doubling."""
-PAYS = 1.05
-"""Twice as many images must be so much faster per image."""
+MIN_SPEEDUP = 1.05
+"""Least speed-up per image that justifies doubling the batch."""
 BLANK = 384
 """Side of the image that is timed, pixels."""
 
@@ -40,7 +40,7 @@ Answer = Callable[[list[Row]], dict[int, Record]]
 """Rows with a prepared image -> position -> what the systems say."""
 
 
-def lanes_of(pipeline: Pipeline, stage: Literal["caption", "score"], system: System) -> int:
+def lanes_of(pipeline: Pipeline, stage: str, system: System) -> int:
     """The cores that a worker of the stage was given, whole ones; 1 on a GPU."""
     given = pipeline.resources.get(stage, Resources()).num_cpus
     return max(int(given), 1) if system.device.type == "cpu" else 1
@@ -67,14 +67,14 @@ def batch_size(use: ModelSettings, systems: Sequence[System], answer: Answer, la
 
 
 def probe(seconds: Callable[[int], float], systems: Sequence[System] = ()) -> int:
-    """The size from which on twice as many images gain less than `PAYS`, or do not fit; `seconds(n)` is of n images.
+    """The size from which on doubling gains less than `MIN_SPEEDUP`, or does not fit; `seconds(n)` is that of n images.
 
     What did not fit leaves caches behind, which the systems are asked to free.
     """
     size = FIRST
     try:
         spent = seconds(size)
-        while size < LAST and 2 * spent >= PAYS * (more := seconds(2 * size)):
+        while size < LAST and 2 * spent >= MIN_SPEEDUP * (more := seconds(2 * size)):
             size, spent = 2 * size, more
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

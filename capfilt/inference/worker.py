@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
 
 from capfilt.config.pipeline import ModelSettings, Pipeline
 from capfilt.inference.batching import AdaptiveBatcher, Answer, batch_size, lanes_of
@@ -17,7 +16,7 @@ class SystemWorker:
     def __init__(
         self,
         pipeline: Pipeline,
-        stage: Literal["caption", "score"],
+        stage: str,
         use: ModelSettings,
         systems: Sequence[System],
         answer: Answer,

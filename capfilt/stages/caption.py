@@ -45,7 +45,7 @@ class CaptionStage:
     def setup(self) -> None:
         """Load the model. Raises as `registry.load_captioner`."""
         self.load()
-        self.worker = SystemWorker(self.layout.pipeline, "caption", self.use, [self.captioner], self.answer)
+        self.worker = SystemWorker(self.layout.pipeline, SPEC.name, self.use, [self.captioner], self.answer)
 
     def load(self) -> None:
         """Load the captioner. Raises as `registry.load_captioner`."""

@@ -50,7 +50,7 @@ class CaptionScoreStage:
         if self.shared:
             judge.share_encoder(captioner)
         systems: list[System] = [captioner] if same_input else [captioner, judge]
-        self.worker = SystemWorker(self.layout.pipeline, "caption", self.score.use, systems, self.answer)
+        self.worker = SystemWorker(self.layout.pipeline, CAPTION.name, self.score.use, systems, self.answer)
 
     def process(self, task: Task) -> None:
         """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""

@@ -48,7 +48,7 @@ class ScoreStage:
     def setup(self) -> None:
         """Load the model. Raises as `registry.load_judge`."""
         self.load()
-        self.worker = SystemWorker(self.layout.pipeline, "score", self.use, [self.judge], self.answer)
+        self.worker = SystemWorker(self.layout.pipeline, SPEC.name, self.use, [self.judge], self.answer)
 
     def load(self) -> None:
         """Load the judge. Raises as `registry.load_judge`."""

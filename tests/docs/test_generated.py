@@ -50,7 +50,8 @@ def test_every_settings_key_has_a_row_with_its_default_on_its_page(page: Page, n
 def test_a_key_shows_type_range_default_and_docstring(page: Page) -> None:
     table = sections(page("reference/pipeline.md"))["selectsettings"]
     assert SelectSettings.model_fields["itm_threshold"].default == 0.5
-    assert "| `itm_threshold` | number ≥ 0, ≤ 1 | `0.5` | Least P(match). |" in table
+    meaning = "Least P(match). Left out: what the judge's card suggests, else this."
+    assert f"| `itm_threshold` | number ≥ 0, ≤ 1 | `0.5` | {meaning} |" in table
     assert "`itm_threshold`, `calibrated`, `itc_threshold`" in table
 
 

@@ -1,12 +1,14 @@
 """What decides a model's numbers is in the fingerprint, the device too."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from capfilt.config.load import validate
-from capfilt.config.pipeline import Pipeline
+from capfilt.config.pipeline import Pipeline, SelectSettings
 from capfilt.inference.fingerprint import fingerprint_fields, resolve_models
 from capfilt.stages.caption import settings as caption_settings
 from capfilt.stages.score import settings as score_settings
@@ -58,3 +60,23 @@ def test_workers_with_gpus_compute_on_them_whatever_the_driver_has() -> None:
     assert found.caption is not None
     assert found.score is not None
     assert (found.caption.device, found.score.device) == ("cuda", resolve_models(pipeline("auto")).score.device)
+
+
+@pytest.mark.parametrize(
+    ("select", "want"), [({}, (0.6, 0.3)), ({"itm_threshold": 0.5}, (0.5, 0.3)), ({"policy": "both"}, (0.6, 0.3))]
+)
+def test_a_threshold_that_is_left_out_is_the_judges_suggestion(
+    select: dict[str, Any], want: tuple[float, float], tmp_path: Path
+) -> None:
+    card = {"system": "fake", "roles": ["judge", "embedder"], "scores": ["itc", "itm"], "licence": "none"}
+    card |= {"thresholds": {"itm": 0.6, "itc": 0.3}, "deterministic": True}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    asked = pipeline("cpu", score={"model": str(tmp_path), "device": "cpu"}, select=select)
+    found = resolve_models(asked)
+    assert (found.select.itm_threshold, found.select.itc_threshold) == want
+    again = validate(found.model_dump(mode="json"), "run.json")
+    assert resolve_models(again).select == found.select
+
+
+def test_without_a_suggestion_the_thresholds_stay() -> None:
+    assert resolve_models(pipeline("cpu", score={"model": "tiny/filter", "device": "cpu"})).select == SelectSettings()

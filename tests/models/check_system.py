@@ -89,6 +89,8 @@ def _check_judge(system: EmbeddingJudge, states: Any) -> None:
     assert system.match(states, [[], [], []]) == [[], [], []]
     with pytest.raises(InputError):
         system.match(states, [[""], [], []])
+    with pytest.raises(InputError, match="texts"):
+        system.match(states, asked[:2])
     if system.card.deterministic:
         assert system.match(states[[0]], [cleaned[:2]]) == [matches[0][:2]]
     if hasattr(system, "itm_logits"):

@@ -201,14 +201,14 @@ class Blip:
     def score(self, images: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         """`match` of images that are not encoded yet, (B, 3, S, S) float32."""
         self.require("judge")
-        if len(images) != len(texts):
-            raise InputError(f"{len(images)} images but texts for {len(texts)}; give one list of texts an image")
         return self.match(self.encode_images(images), texts)
 
     @torch.inference_mode()
     def match(self, states: States, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         """ITC raw cosine and ITM softmax P(match) of each image's texts; states (B, P + 1, D) and B lists of texts."""
         self.require("judge")
+        if len(texts) != len(states):
+            raise InputError(f"{len(states)} images but texts for {len(texts)}; give one list of texts per image")
         flat = [text for row in texts for text in row]
         if not flat:
             return [[] for _ in texts]
@@ -223,7 +223,7 @@ class Blip:
         """One caption per image (B, 3, S, S) that is not encoded yet; sampling is keyed on (seed, uid, sample)."""
         self.require("captioner")
         if len(images) != len(uids):
-            raise InputError(f"{len(images)} images but {len(uids)} uids; give one uid an image")
+            raise InputError(f"{len(images)} images but {len(uids)} uids; give one uid per image")
         return [captions[0] for captions in self.captions(self.encode_images(images), uids, [sample])]
 
     @torch.inference_mode()
