@@ -1,1 +1,1 @@
-"""Model systems behind four small protocols (`protocols.py`)."""
+"""Model systems behind small protocols: a `System` and its roles (`protocols.py`)."""

@@ -1,7 +1,7 @@
-"""Model cards: what is known of a model before its weights are read. Needs no torch.
+"""Model cards: what is known about a model before its weights are read. Needs no torch.
 
-A card is a YAML file. Those that ship are `models/NAME.yaml`, for the models that ship and for known hub ids; a folder
-of weights may hold one of its own, `card.yaml`. A card is no part of a model's digest.
+A card is a YAML file. The cards of shipped models and of known hub ids are `models/NAME.yaml`. Any folder of weights
+may contain its own card, `card.yaml`. A card is not part of a model's digest.
 """
 
 from collections.abc import Mapping
@@ -27,22 +27,23 @@ class ModelCard(ConfigModel):
     system: str
     """Which code runs it: blip, fake, or the name of an entry point `capfilt.systems`."""
     roles: tuple[Role, ...] = ()
+    """What the model can be used as."""
     scores: tuple[Score, ...] = ()
-    """Those that its `match` fills in."""
+    """The scores that a judge's `match` fills in."""
     licence: str | None = None
-    """SPDX identifier of the weights; None if unknown."""
+    """SPDX identifier of the weights' licence; None if unknown."""
     deterministic: bool = True
-    """The same input gives the same bits whatever is beside it: on a CPU in fp32 or int8."""
+    """On a CPU in fp32 or int8, an input gives the same bits in every batch."""
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     """Pinned commit of a hub id."""
     version: str | None = None
-    """For a model without files: what it computes, in place of a digest of weights. Raised when its output changes."""
+    """For a model without files: a version that replaces the digest of weights. Raise it when the output changes."""
     prompt: str | None = None
-    """Put before each caption."""
+    """Start of each caption, which is not part of the stored text."""
     decoding: Decoding | None = None
-    """How its captions are drawn best; None: `Decoding()`."""
+    """Recommended decoding; None: `Decoding()`."""
     thresholds: Mapping[Score, float] = {}
-    """Suggested least scores of a text that is kept."""
+    """Suggested minimum scores of a text that is kept."""
 
     def require(self, role: str) -> None:
         """Raise ConfigError, naming the roles that the model has, unless `role` is one of them."""
@@ -53,10 +54,10 @@ class ModelCard(ConfigModel):
 
 @cache
 def cards() -> dict[str, ModelCard]:
-    """Name -> card of every model that ships and every known hub id.
+    """Return name -> card of every shipped model and every known hub id.
 
     Raises:
-        ConfigError: a file that is no card.
+        ConfigError: a file is not a card.
     """
     files = [(root / "models", file) for root in ROOTS for file in sorted((root / "models").rglob("*.yaml"))]
     found = {file.relative_to(root).with_suffix("").as_posix(): file for root, file in files}
@@ -64,10 +65,10 @@ def cards() -> dict[str, ModelCard]:
 
 
 def find_card(model: str | Path) -> ModelCard | None:
-    """The card of a folder (`card.yaml` in it), or of a shipped name or known hub id; None if there is none.
+    """Return the card of a folder (its `card.yaml`), a shipped name or a known hub id; None if there is none.
 
     Raises:
-        ConfigError: a file that is no card.
+        ConfigError: the file is not a card.
     """
     path = Path(model)
     if path.exists():
@@ -77,10 +78,10 @@ def find_card(model: str | Path) -> ModelCard | None:
 
 
 def read_card(file: Path, name: str) -> ModelCard:
-    """The card in a YAML file; `name` where it has none.
+    """Read a card from a YAML file. `name` is used if the file has no name.
 
     Raises:
-        ConfigError: unreadable, no mapping, an unknown key or a value that a card does not take.
+        ConfigError: the file cannot be read, is not a mapping, or has an unknown key or an invalid value.
     """
     try:
         return ModelCard.model_validate({"name": name} | read_yaml(file))

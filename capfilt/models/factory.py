@@ -1,4 +1,4 @@
-"""What a system registers so that `registry` can load its models."""
+"""The interface that a system registers so that `registry` can load its models."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,44 +10,45 @@ from capfilt.models.protocols import System
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """Which model to load, and how it is to be run."""
+    """Which model to load, and how to run it."""
 
     model: str
-    """As the pipeline names it."""
+    """The name in the pipeline."""
     card: ModelCard | None
     """The model's card, if it has one."""
     revision: str | None = None
     """Commit of a hub id."""
     device: str = "cpu"
-    """As torch names it."""
+    """A device as torch names it, such as cpu or cuda:1."""
     tokenizer: str | None = None
-    """Folder or hub id of a vocabulary, for weights that come without."""
+    """Folder or hub id of a vocabulary, for weights that come without one."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Number format of the computation."""
 
 
 class SystemFactory(Protocol):
-    """What a third party registers: which models its system reads, and how one is loaded."""
+    """Recognises and loads the models of one system. A third party registers an instance."""
 
     @property
     def model_types(self) -> Collection[str]:
-        """Values of `model_type` in config.json that are this system's."""
+        """Values of `model_type` in config.json that this system reads."""
         ...
 
     @property
     def scores(self) -> Collection[Score]:
-        """Scores that its judges write, where no card says so."""
+        """Scores of the system's judges, for a model without a card."""
         ...
 
     @property
     def prompt(self) -> str | None:
-        """What its captioners put before a caption, where neither the pipeline nor a card says so."""
+        """Start of the captions of the system's captioners, if neither the pipeline nor a card names one."""
         ...
 
     def load(self, request: LoadRequest) -> System:
-        """The model, ready to be used.
+        """Load a model.
 
         Raises:
-            ConfigError: no such model, or a device, tokenizer or precision that it cannot be run with.
-            CheckpointError: its files are not of this system.
+            ConfigError: no such model, or the model cannot run on this device, with this tokenizer or this precision.
+            CheckpointError: its files are not a model of this system.
         """
         ...

@@ -1,11 +1,11 @@
-"""A real system of few lines without weights, for tests, documentation and first steps: `model: fake`.
+"""A complete system without weights, for tests, documentation and first steps: `model: fake`.
 
-It sees which named colours an image has, and reads the names of colours in a text: "a red picture" fits an image that
-is mostly red. Everything is deterministic, to the byte, whatever the batch.
+It compares the colours of an image with the names of colours in a text: "a red picture" fits an image that is mostly
+red. Its output has the same bytes in every batch.
 
-Features of an image: the share of its 8 x 8 pixels that is nearest to each colour, and the pattern of its brightness on
-a grid of 4 x 4, by which two images of the same colours differ. A text has equal shares of the colours that it names,
-of all colours if it names none.
+An image is resized to 8 x 8 pixels. Its features are the share of pixels that is nearest to each colour, and the
+pattern of its brightness on a grid of 4 x 4, by which two images of the same colours differ. A text has equal shares of
+the colours that it names, or of all colours if it names none.
 """
 
 import math
@@ -37,12 +37,13 @@ COLOURS = {
 GRID = 4
 """Cells along a side of the brightness pattern."""
 PATTERN = 0.4
-"""Length of the pattern beside that of the colour shares: a colour's cosine is at most 0.93 of what it would be."""
+"""Length of the pattern, relative to that of the colour shares. It lowers the cosine with a text to 0.93 of the value
+without a pattern."""
 FAINT = 1e-3
-"""Brightness in [0, 1], length over all cells: below, an image is even."""
+"""Smallest length, over all cells, of a pattern of brightness in [0, 1]; an image below it has no pattern."""
 TEMPLATES = ("a {} picture", "a picture of a {} thing", "something {} on a wall", "a photo with a lot of {}")
 WRONG = 8
-"""One in so many captions drawn by nucleus sampling names another colour than the image has: work for the judge."""
+"""One in WRONG captions from nucleus sampling names a wrong colour, so that the judge has something to reject."""
 
 _RGB = np.array(list(COLOURS.values()), dtype=np.float64)
 _NAMES = list(COLOURS)
@@ -62,18 +63,18 @@ class FakeSystem:
         self.decoding = Decoding()
 
     def prepare(self, image: Image.Image, file_bytes: bytes) -> Prepared:
-        """{"features": (D,) float32, L2-normalised}."""
+        """Return {"features": (D,) float32, L2-normalised}."""
         return {"features": torch.from_numpy(_features(image))}
 
     def encode(self, prepared: Sequence[Prepared]) -> Tensor:
-        """(B, D) float32: the features."""
+        """Return the features of B images, (B, D) float32."""
         return stack(prepared, "features").to(self.device)
 
     def share_encoder(self, other: System) -> None:
-        """Nothing to share."""
+        """Do nothing: there are no weights."""
 
     def release(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there are no caches."""
 
     def captions(self, states: States, uids: Sequence[str], samples: Sequence[int]) -> list[list[Caption]]:
         """See `Captioner.captions`. Greedy and beam search always write "a red picture", with the main colour."""
@@ -96,11 +97,11 @@ class FakeSystem:
         return Decoding(method="beam")
 
     def clean(self, text: str) -> str:
-        """Lower case, without punctuation, at most 30 words."""
+        """Return the text in lower case, without punctuation, at most 30 words long."""
         return pre_caption(text)
 
     def match(self, states: States, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
-        """itc: cosine of the features. itm: 0.98 where all that an image shows is named, 0.5 at a cosine of 0.5."""
+        """See `Judge.match`. itc is the cosine of the features; itm is 0.98 at a cosine of 1, and 0.5 at 0.5."""
         self.card.require("judge")
         if len(texts) != len(states):
             raise InputError(f"{len(states)} images but texts for {len(texts)}; give one list of texts per image")
@@ -108,23 +109,23 @@ class FakeSystem:
         return [[_match(image, text) for text in some] for image, some in zip(images, texts, strict=True)]
 
     def embed(self, states: States) -> Tensor:
-        """(B, D) float32, L2-normalised: the features."""
+        """Return the features as the embedding, (B, D) float32, L2-normalised."""
         self.card.require("embedder")
         return tensor_of(states)
 
     def image_features(self, states: States) -> Tensor:
-        """(B, D) float32: the features."""
+        """Return the features, (B, D) float32."""
         return tensor_of(states)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(T, D) float32, L2-normalised. Raises InputError for an empty text, or none."""
+        """Embed T texts -> (T, D) float32, L2-normalised. Raises InputError for an empty text, or no texts."""
         self.card.require("judge")
         if not texts:
             raise InputError("no texts; give one or more")
         return torch.from_numpy(np.stack([_text_features(text) for text in texts])).to(self.device)
 
     def itm_logits(self, states: States, texts: Sequence[str], image_index: Sequence[int]) -> Tensor:
-        """(T, 2) float32 [no match, match]."""
+        """See `RetrievalJudge.itm_logits`."""
         self.card.require("judge")
         images = tensor_of(states).double().cpu().numpy()
         logits = [_logit(_cosine(images[i], text)) for text, i in zip(texts, image_index, strict=True)]
@@ -139,7 +140,7 @@ class FakeFactory:
     prompt = None
 
     def load(self, request: LoadRequest) -> FakeSystem:
-        """Nothing is read."""
+        """Create the system; no files are read."""
         return FakeSystem(request.card, request.device)
 
 

@@ -1,6 +1,6 @@
-"""Finds the system that runs a model, and loads it: the one place that knows the systems by name.
+"""Find the system that runs a model, and load the model. Only this module knows the systems by name.
 
-The system is named by the model's card, else by `model_type` in its config.json; a file of weights without either is an
+The model's card names the system, or else `model_type` in its config.json. A file of weights without either is an
 official BLIP `.pth`. A third party registers a `SystemFactory` under the entry-point group `capfilt.systems`:
 
     [project.entry-points."capfilt.systems"]
@@ -39,33 +39,33 @@ def _fake() -> SystemFactory:
 
 
 OWN: dict[str, Callable[[], SystemFactory]] = {"blip": _blip, "fake": _fake}
-"""Name -> factory; imported when asked for."""
+"""Name -> function that imports and returns the factory, for capfilt's own systems."""
 
-_HERE: dict[str, SystemFactory] = {}
-"""Name -> factory of `register`."""
+_REGISTERED: dict[str, SystemFactory] = {}
+"""Name -> factory that was passed to `register`."""
 
 
 def register(name: str, factory: SystemFactory) -> None:
-    """Add a system to this process alone, for a notebook, a script or a test with `local=True`.
+    """Add a system in this process only, for a notebook, a script or a test with `local=True`.
 
-    Workers of Ray are other processes: for them, install a package with an entry point. The same name replaces what
-    `register` added before.
+    Ray workers are other processes; they need an installed package with an entry point. A second call with the same
+    name replaces the factory of the first.
     """
-    _HERE[name] = factory
+    _REGISTERED[name] = factory
     factories.cache_clear()
 
 
 @cache
 def factories() -> dict[str, SystemFactory]:
-    """Name -> factory of every system: capfilt's own, then those of installed packages, in order of name.
+    """Return name -> factory of every system: capfilt's own, registered ones, then installed packages' by name.
 
     Raises:
-        ConfigError: a package's entry point that cannot be imported, or that takes a name which is in use.
+        ConfigError: a package's entry point cannot be imported, or two systems have the same name.
     """
     found = {name: make() for name, make in OWN.items()}
-    if taken := found.keys() & _HERE.keys():
+    if taken := found.keys() & _REGISTERED.keys():
         raise ConfigError(f"register({min(taken)!r}): the name is in use; take another")
-    found |= _HERE
+    found |= _REGISTERED
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         if entry.name in found:
             raise ConfigError(f"entry point {entry.name} of {GROUP} ({entry.value}): the name is in use; rename it")
@@ -79,14 +79,14 @@ def factories() -> dict[str, SystemFactory]:
 
 
 def find_factory(model: str, revision: str | None = None) -> SystemFactory:
-    """The factory of a model's system.
+    """Return the factory of a model's system.
 
     Args:
-        model: as `hub.resolve` takes it, or a name that has a card.
+        model: a name that has a card, or anything that `hub.resolve` accepts.
         revision: commit of a hub id.
 
     Raises:
-        ConfigError: no such model, or a system that is not known; the known ones are named.
+        ConfigError: no such model, or an unknown system; the message lists the known ones.
     """
     card, known = find_card(model), factories()
     if card is not None:
@@ -95,7 +95,7 @@ def find_factory(model: str, revision: str | None = None) -> SystemFactory:
         raise ConfigError(f"model {model!r}: its card names the system {card.system!r}; known: {', '.join(known)}")
     path = resolve(model, revision, weights=False)
     if path.is_file() or (kind := _model_type(path)) is None:
-        return known["blip"]  # an official .pth; of a folder without config.json, BLIP says what is missing
+        return known["blip"]  # an official .pth, or a folder without config.json, of which BLIP reports what is missing
     for factory in known.values():
         if kind in factory.model_types:
             return factory
@@ -106,7 +106,7 @@ def find_factory(model: str, revision: str | None = None) -> SystemFactory:
 
 
 def _model_type(folder: Path) -> str | None:
-    """None: config.json is not there or cannot be read."""
+    """Return `model_type` of a folder's config.json; None if the file is missing or cannot be read."""
     try:
         return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -120,28 +120,29 @@ def load_system(
     tokenizer: str | None = None,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
 ) -> System:
-    """A model of any system.
+    """Load a model of any system.
 
     Args:
         model: a folder, a file, a shipped name or a hub id (`hub.resolve`), or a name that has a card, such as fake.
         revision: commit of a hub id without a card.
-        device: cpu, cuda, cuda:1; None or "auto": cuda if there is one.
-        tokenizer: folder or hub id of a vocabulary, for weights that come without.
-        precision: in which it computes.
+        device: cpu, cuda or cuda:1; None or "auto": cuda if there is one.
+        tokenizer: folder or hub id of a vocabulary, for weights that come without one.
+        precision: number format of the computation.
 
     Raises:
-        ConfigError: no such model, system or device, or a precision that the device cannot compute in.
-        CheckpointError: its files are not of its system.
+        ConfigError: no such model, system or device, or a precision that the device does not support.
+        CheckpointError: its files are not a model of its system.
     """
     name, place = str(model), str(pick_device(device))
     return find_factory(name, revision).load(LoadRequest(name, find_card(name), revision, place, tokenizer, precision))
 
 
 def load_captioner(settings: CaptionSettings) -> Captioner:
-    """The captioner of a pipeline, drawing captions as its settings say.
+    """Load the captioner of a pipeline, with the decoding of its settings.
 
     Raises:
-        ConfigError, CheckpointError: as `load_system`; a model that is no captioner.
+        ConfigError: as `load_system`, or the model is not a captioner.
+        CheckpointError: as `load_system`.
     """
     system = _load(settings)
     system.card.require("captioner")
@@ -151,10 +152,11 @@ def load_captioner(settings: CaptionSettings) -> Captioner:
 
 
 def load_judge(settings: ModelSettings) -> EmbeddingJudge:
-    """The judge of a pipeline, whose image embedding is stored beside its scores.
+    """Load the judge of a pipeline, which also embeds images.
 
     Raises:
-        ConfigError, CheckpointError: as `load_system`; a model that is no judge or does not embed images.
+        ConfigError: as `load_system`, or the model is not a judge, or does not embed images.
+        CheckpointError: as `load_system`.
     """
     system = _load(settings)
     for role in ("judge", "embedder"):
@@ -163,7 +165,7 @@ def load_judge(settings: ModelSettings) -> EmbeddingJudge:
 
 
 def judge_scores(settings: ModelSettings) -> frozenset[Score]:
-    """The scores that a pipeline's judge writes, from its card, else from its system; no weights are read.
+    """Return the scores that a pipeline's judge writes, from its card or else its system. Reads no weights.
 
     Raises:
         ConfigError: no such model or system.
@@ -175,7 +177,7 @@ def judge_scores(settings: ModelSettings) -> frozenset[Score]:
 
 
 def default_prompt(settings: ModelSettings) -> str | None:
-    """What a pipeline's captioner puts before a caption by default, from its card, else from its system.
+    """Return the default prompt of a pipeline's captioner, from its card, or its system if it has no card.
 
     Raises:
         ConfigError: no such model or system.

@@ -1,4 +1,4 @@
-"""Prepared images as tensors, for systems whose inputs are."""
+"""Helpers for systems whose prepared images and states are tensors."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from capfilt.models.protocols import Prepared, States
 
 
 def stack(prepared: Sequence[Prepared], name: str) -> Tensor:
-    """The tensors of that name of B images, of one shape each -> (B, ...).
+    """Stack the tensors called `name` of B images, all of one shape -> (B, ...).
 
-    They are put on the GPU if one of them is there: where it has no more room, the others are still in main memory.
+    If some are on a GPU and others in main memory (because the GPU was full when they were sent), all go to the GPU.
 
     Raises:
-        InputError: no image, or one that has no tensor of that name: another system prepared it.
+        InputError: no images, or an image without such a tensor, because another system prepared it.
     """
     found = [one.get(name) if not isinstance(one, bytes) else None for one in prepared]
     tensors = [one for one in found if one is not None]
@@ -29,7 +29,7 @@ def stack(prepared: Sequence[Prepared], name: str) -> Tensor:
 
 
 def tensor_of(states: States) -> Tensor:
-    """States that are one tensor. Raises InputError if they are not: another system encoded them."""
+    """Return states that are a tensor. Raises InputError for others, because another system encoded them."""
     if not isinstance(states, Tensor):
         raise InputError(f"states are {type(states).__name__}, not a tensor; give those that this model encoded")
     return states

@@ -42,7 +42,7 @@ def load(name: str) -> dict[str, Any]:
 def registered() -> Iterator[None]:
     """Systems registered by a test are forgotten."""
     yield
-    registry._HERE.clear()
+    registry._REGISTERED.clear()
     registry.factories.cache_clear()
 
 

@@ -28,7 +28,7 @@ SLOW = {"train_a_captioner"}
 def no_systems_left() -> Iterator[None]:
     """An example's own systems are not known to other tests."""
     yield
-    registry._HERE.clear()
+    registry._REGISTERED.clear()
     registry.factories.cache_clear()
 
 

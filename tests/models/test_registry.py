@@ -104,7 +104,7 @@ def test_a_third_party_registers_by_entry_point(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.usefixtures("fresh")
 def test_a_script_registers_for_its_own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_HERE", {})
+    monkeypatch.setattr(registry, "_REGISTERED", {})
     registry.register("mine", FACTORY)
     (tmp_path / "card.yaml").write_text("system: mine\nroles: [captioner]\n")
     assert isinstance(registry.load_system(tmp_path), Mine)

@@ -1,11 +1,12 @@
-"""BLIP behind capfilt's protocols: PIL images and strings in, captions and scores out.
+"""BLIP as a system of capfilt (`models.protocols`): PIL images and strings in, captions and scores out.
 
-On a CPU in fp32, with one torch thread as the stages have, an image's captions, scores and embedding have the same bits
-in every batch: images go through the tower one by one, texts are never padded, and products of rows give a row the same
-bits whatever is beside it (`packed`). With more threads, on a GPU or in bf16 they agree but for rounding.
+On a CPU in fp32 or int8, with one torch thread as in the stages, an image's captions, scores and embedding have the
+same bits in every batch: the tower takes few images at a time, texts are never padded, and a row of a matrix product
+has the same bits whatever the other rows (`packed`, `int8`). With more threads, on a GPU or in bf16, batches differ by
+rounding.
 
-One core with AVX512, BLIP-base at 384 px, 20 tokens, an image: vision 1.12 s, one caption 0.28 s, five 0.73 s, ITC and
-ITM of two texts 0.20 s.
+Time per image on one core with AVX512 (BLIP-base at 384 px, 20 tokens): vision 1.12 s, one caption 0.28 s, five 0.73 s,
+ITC and ITM of two texts 0.20 s.
 """
 
 from collections.abc import Hashable, Sequence
@@ -33,16 +34,16 @@ from capfilt.models.protocols import Caption, Match, Prepared, States, System
 from capfilt.models.tensors import stack, tensor_of
 
 MAX_LENGTH = 30
-"""Most tokens of a caption, prompt counted (official code)."""
+"""Maximum number of tokens of a caption, prompt included (official code)."""
 
-ROWS_A_PASS = 64
-"""Captions drawn together on a CPU, about; more are no faster there, and each has 2 MB of cache (BLIP-base)."""
+ROWS_PER_PASS = 64
+"""About how many captions a CPU generates together. More are no faster, and each has 2 MB of cache (BLIP-base)."""
 
 
 class Blip:
-    """Captioner, judge and embedder, as far as the checkpoint has the parts (`roles`). See `models.protocols`.
+    """Captioner, judge and embedder, as far as the checkpoint has the weights for them (`roles`).
 
-    `decoding` is a plain attribute: set it before `caption`.
+    See `models.protocols`. Set the attribute `decoding` before `caption` or `captions` to change how they decode.
     """
 
     def __init__(
@@ -53,6 +54,15 @@ class Blip:
         device: str = "cpu",
         card: ModelCard | None = None,
     ) -> None:
+        """Combine a model with its tokenizer and image processor.
+
+        Args:
+            med: moved to `device` and put in eval mode.
+            tokenizer: of the model's vocabulary.
+            processor: with the model's image size.
+            device: as torch names it.
+            card: prompt, licence and defaults; None: a card with BLIP's prompt. Roles are those of the weights.
+        """
         self.med = med.eval().to(device)
         self.tokenizer, self.processor, self.device = tokenizer, processor, torch.device(device)
         self.decoding = Decoding()
@@ -69,17 +79,18 @@ class Blip:
         device: str = "cpu",
         tokenizer: str | Path | None = None,
     ) -> "Blip":
-        """From a folder, a name under `models/`, a hub id at a pinned revision, or an official `.pth` file.
+        """Load a folder, a name under `models/`, a hub id at a pinned revision, or an official `.pth` file.
 
         Args:
-            model: what to load; `hub.resolve` says how it is found.
+            model: what to load; `hub.resolve` describes how it is found.
             revision: commit of a hub id that has no card.
-            image_size: another input size in pixels than the checkpoint's; its positions are interpolated.
+            image_size: side of the input in pixels, if not the checkpoint's; position embeddings are interpolated.
             device: where to run, as torch names it.
-            tokenizer: folder or hub id with BERT's vocabulary, for a model that comes without (a `.pth` file).
+            tokenizer: folder or hub id with BERT's vocabulary, for a model that comes without one (a `.pth` file).
 
         Raises:
-            ConfigError: no such model, or no tokenizer. CheckpointError: its files are not a BLIP.
+            ConfigError: no such model, or no tokenizer.
+            CheckpointError: its files are not a BLIP.
         """
         path = resolve(model, revision)
         if path.is_file() and tokenizer is None:
@@ -94,14 +105,14 @@ class Blip:
         return cls(med, read_tokenizer(words, med.config.text), processor, device, card)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """A folder in the hub layout: weights, config, tokenizer and processor files."""
+        """Write a folder in the hub layout: weights (stored as `dtype`), config, tokenizer and processor files."""
         checkpoint.save(self.med, folder, dtype)
         self.tokenizer.save(folder)
         self.processor.save(folder)
 
     @property
     def config(self) -> MEDConfig:
-        """The MED's shape."""
+        """Shape of the model."""
         return self.med.config
 
     @property
@@ -111,81 +122,81 @@ class Blip:
 
     @property
     def roles(self) -> frozenset[str]:
-        """Subset of {"captioner", "judge", "embedder"}."""
+        """The model's roles, among "captioner", "judge" and "embedder"."""
         return frozenset(self.card.roles)
 
     def require(self, role: str) -> None:
-        """Raise ConfigError unless the checkpoint has that role."""
+        """Raise ConfigError unless the model has this role."""
         self.card.require(role)
 
     @property
     def input_key(self) -> Hashable:
-        """Size, mean and std of the pixels. See `System`."""
+        """Size, mean and std of the input pixels. See `System.input_key`."""
         return "blip", self.processor
 
     @property
     def encoder_key(self) -> Hashable:
-        """The vision tower's shape and a hash of its weights, as they compute (precision). See `System`."""
+        """Shape of the vision tower and a hash of its weights in their precision. See `System.encoder_key`."""
         return "blip", self.input_key, self.config.vision, weights_hash(self.med.vision)
 
     def share_encoder(self, other: System) -> None:
-        """Take the vision tower of another BLIP; nothing to do for another system. See `System`."""
+        """Use the vision tower of another BLIP; do nothing for another system. See `System.share_encoder`."""
         if isinstance(other, Blip):
             self.med.vision = other.med.vision
 
     @property
     def bytes_per_image(self) -> int:
-        """About: pixels of three batches, states, their packed copies, the captions' caches."""
+        """Estimated bytes of an image: pixels of three batches, states, their packed copies, the decoder's caches."""
         vision = self.config.vision
         return 4 * 6 * (3 * vision.image_size**2 + (vision.grid**2 + 1) * vision.width)
 
     def release(self) -> None:
-        """Free buffers and graphs of every decoder of this process, and what torch keeps for later on a GPU."""
+        """Free buffers and graphs of every decoder of this process, and torch's cached GPU memory."""
         release_all()
 
     def prepare(self, image: Image.Image, file_bytes: bytes) -> Prepared:
-        """{"pixels": (3, S, S) float32, normalised}."""
+        """Return {"pixels": (3, S, S) float32, normalised}."""
         return {"pixels": self.processor.one(image)}
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """PIL images -> (B, 3, S, S) float32, normalised."""
+        """Convert B PIL images to pixels, (B, 3, S, S) float32, normalised."""
         return self.processor(images)
 
     def encode(self, prepared: Sequence[Prepared]) -> Tensor:
-        """B images -> (B, P + 1, D): the vision tower, once per image."""
+        """Encode B prepared images with the vision tower -> (B, P + 1, D)."""
         return self.encode_images(stack(prepared, "pixels"))
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 -> (B, P + 1, D): states for everything below."""
+        """Encode pixels (B, 3, S, S) float32 -> states (B, P + 1, D), the input of `match`, `captions` and `embed`."""
         states: Tensor = self.med.vision(pixels.to(self.device))
         return states
 
     @property
     def embed_dim(self) -> int:
-        """Width of the common ITC space."""
+        """Width E of the common ITC space."""
         return self.config.embed_dim
 
     @torch.inference_mode()
     def embed(self, states: States) -> Tensor:
-        """(B, P + 1, D) -> (B, E) float32, L2-normalised: the ITC feature of the image."""
+        """Return the ITC features of image states (B, P + 1, D) -> (B, E) float32, L2-normalised."""
         self.require("embedder")
         return self.med.image_features(tensor_of(states)).float()
 
     @torch.inference_mode()
     def image_features(self, states: States) -> Tensor:
-        """(B, P + 1, D) -> (B, E): `embed`, or the mean over patches where the checkpoint has no encoder."""
+        """Return `embed`, (B, E), or the mean over the patches, (B, D), if the model has no encoder half."""
         return self.embed(states) if self.config.encoder else tensor_of(states)[:, 1:].mean(dim=1)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """(T, E) float32, L2-normalised. Raises InputError for an empty text, or none."""
+        """Embed T cleaned texts -> (T, E) float32, L2-normalised. Raises InputError for an empty text, or no texts."""
         self.require("judge")
         return judging.text_features(self.med, self._ids(texts))
 
     @torch.inference_mode()
     def itm_logits(self, states: States, texts: Sequence[str], image_index: Sequence[int]) -> Tensor:
-        """Text t judged with image `image_index[t]` -> (T, 2) float32: [no match, match]."""
+        """See `RetrievalJudge.itm_logits`."""
         self.require("judge")
         return judging.itm_logits(self.med, tensor_of(states), self._ids(texts), image_index)
 
@@ -195,17 +206,17 @@ class Blip:
         return self.tokenizer.ids(texts)
 
     def clean(self, text: str) -> str:
-        """`pre_caption` with 30 words, as in BLIP's retrieval data."""
+        """Apply `pre_caption` with 30 words, as in BLIP's retrieval data."""
         return pre_caption(text)
 
     def score(self, images: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
-        """`match` of images that are not encoded yet, (B, 3, S, S) float32."""
+        """Encode images (B, 3, S, S) float32 and score the texts of each. See `match`."""
         self.require("judge")
         return self.match(self.encode_images(images), texts)
 
     @torch.inference_mode()
     def match(self, states: States, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
-        """ITC raw cosine and ITM softmax P(match) of each image's texts; states (B, P + 1, D) and B lists of texts."""
+        """Return ITC (cosine) and ITM (softmax P(match)) of each image's texts. See `Judge.match`."""
         self.require("judge")
         if len(texts) != len(states):
             raise InputError(f"{len(states)} images but texts for {len(texts)}; give one list of texts per image")
@@ -220,7 +231,7 @@ class Blip:
         return [[next(matches) for _ in row] for row in texts]
 
     def caption(self, images: Tensor, uids: Sequence[str], sample: int = 0) -> list[Caption]:
-        """One caption per image (B, 3, S, S) that is not encoded yet; sampling is keyed on (seed, uid, sample)."""
+        """Encode B images (B, 3, S, S) float32 and generate caption number `sample` of each. See `captions`."""
         self.require("captioner")
         if len(images) != len(uids):
             raise InputError(f"{len(images)} images but {len(uids)} uids; give one uid per image")
@@ -228,11 +239,11 @@ class Blip:
 
     @torch.inference_mode()
     def captions(self, states: States, uids: Sequence[str], samples: Sequence[int]) -> list[list[Caption]]:
-        """For each image a caption per sample number, the prompt stripped; states (B, P + 1, D), one uid per image."""
+        """See `Captioner.captions`."""
         self.require("captioner")
         image_states, prompt = tensor_of(states), self.tokenizer.prompt(self._prompt(self.decoding.prompt))
         room = self.decoding.max_length - len(prompt)
-        at_once = max(ROWS_A_PASS // max(len(samples), 1), 1) if self.device.type == "cpu" else max(len(uids), 1)
+        at_once = max(ROWS_PER_PASS // max(len(samples), 1), 1) if self.device.type == "cpu" else max(len(uids), 1)
         captions = []
         for start in range(0, len(uids), at_once):
             part = slice(start, start + at_once)
@@ -244,7 +255,7 @@ class Blip:
         return Caption(self.tokenizer.decode(ids), logprob, "stop" if len(ids) < room else "length")
 
     def measured(self, max_length: int | None = None, prompt: str | None = None) -> Decoding:
-        """Beam search, 3 beams, 5 to 30 tokens (section 5.2: to 20 on COCO), fewer where positions do not reach."""
+        """Return beam search with 3 beams and 5 to 30 tokens (section 5.2: to 20 on COCO). See `Captioner.measured`."""
         length = max_length or min(MAX_LENGTH, self.config.text.max_positions)
         return Decoding.measured(length, self._prompt(prompt))
 
@@ -252,7 +263,7 @@ class Blip:
         return given if given is not None else PROMPT if self.card.prompt is None else self.card.prompt
 
     def _decoder(self) -> StaticDecoder | None:
-        """What decoding on a GPU keeps from batch to batch; another when the weights are others."""
+        """Return the decoder that is kept from batch to batch on a GPU, a new one if the weights have changed."""
         if self.device.type != "cuda":
             return None
         weights: list[Tensor] = [*self.med.text.parameters(), *self.med.lm_head.parameters()]

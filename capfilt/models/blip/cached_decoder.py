@@ -2,8 +2,7 @@
 
 Each step computes one token per row. The cache of self-attention keys and values has `max_length` positions and is
 allocated at the first step. Cross-attention keys belong to an image and are shared by all of its captions and beams
-(`cross`).
-Rows whose caption has ended can leave the batch (`select`).
+(`cross`). Rows whose caption has ended can leave the batch (`select`).
 
 Shape legend: B images, R rows (captions or beams, grouped by image), L tokens, D width, H heads, K head width,
 V vocabulary.

@@ -1,8 +1,8 @@
-"""Hub checkpoints in and out: the transformers layout (config.json + safetensors) and the official `.pth`.
+"""Load and save checkpoints: the transformers layout (config.json + safetensors) and, to load, the official `.pth`.
 
-Loading is strict: every tensor of the model must be there with its shape, copies of one tensor must agree, and nothing
-but known training state may remain. The naming schemes are in `names`. The model is built without initialising it,
-which takes 20 s less at base size on one core.
+Loading is strict: every tensor of the model must be present in its shape, copies of one tensor must agree, and only
+known training state may be left over. The naming schemes are in `names`. The model is built without initialising its
+weights, which saves 20 s at base size on one core.
 """
 
 import json
@@ -32,10 +32,15 @@ def _halves(config: MEDConfig) -> list[str]:
 
 
 def assign(med: MED, tensors: dict[str, Tensor], where: str) -> None:
-    """Fill `med` with tensors named as transformers names them; positions of another grid are interpolated.
+    """Fill a model with weights. Position embeddings of another grid are interpolated.
+
+    Args:
+        med: the model; tensors on the meta device are replaced, others are overwritten.
+        tensors: transformers' name -> weight.
+        where: their file or folder, for errors.
 
     Raises:
-        CheckpointError: tensors missing, left over, of another shape, or unlike their copy; all are named.
+        CheckpointError: tensors are missing, left over, of another shape, or differ from their copy. It names them.
     """
     state: dict[str, Tensor] = {}
     used = set[str]()
@@ -54,8 +59,8 @@ def assign(med: MED, tensors: dict[str, Tensor], where: str) -> None:
             wrong["of another shape"].append(f"{found[0]} is {tuple(first.shape)}, not {tuple(ours.shape)}")
     wrong["left over"] = [name for name in tensors if name not in used and not is_training_state(name)]
     if any(wrong.values()):
-        told = "; ".join(f"{len(names)} {what}: {listed(names, 6)}" for what, names in wrong.items() if names)
-        raise CheckpointError(f"{where}: these weights are not a BLIP of the stated shape: {told}")
+        found = [f"{len(names)} {what}: {listed(names, 6)}" for what, names in wrong.items() if names]
+        raise CheckpointError(f"{where}: these weights are not a BLIP of the stated shape: {'; '.join(found)}")
     med.load_state_dict(state, assign=next(med.parameters()).is_meta)
 
 
@@ -65,7 +70,7 @@ def _fit(med: MED, key: str, tensor: Tensor) -> Tensor:
 
 
 def _unlike(tensors: Iterable[str]) -> str:
-    """Which names BLIP-base has and these have not, and the other way round: what to say of another architecture."""
+    """Describe how tensor names differ from BLIP-base's, for the error about another architecture."""
     with torch.device("meta"):
         med = MED(MEDConfig())
     names = {key: set(hub_names(key, _halves(med.config))) for key in med.state_dict()}
@@ -78,7 +83,7 @@ def _unlike(tensors: Iterable[str]) -> str:
 
 
 def halves_of(names: Iterable[str]) -> dict[str, bool]:
-    """Which halves a checkpoint holds, from its tensor names."""
+    """Return which halves a checkpoint has, from its tensor names: {"encoder": bool, "decoder": bool}."""
     names = list(names)
     return {
         "encoder": any(n.startswith("text_encoder.") for n in names),
@@ -87,10 +92,13 @@ def halves_of(names: Iterable[str]) -> dict[str, bool]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder's safetensors or pytorch_model.bin (one file or shards), or of an official `.pth` file.
+    """Read all tensors of a folder (safetensors or pytorch_model.bin, whole or in shards), or of an official `.pth`.
+
+    Returns:
+        Transformers' name -> tensor.
 
     Raises:
-        CheckpointError: no weights there, or a file that is damaged or would run code.
+        CheckpointError: there are no weights, or a file is damaged or would run code.
     """
     tensors: dict[str, Tensor] = {}
     for file in weight_files(path):
@@ -116,10 +124,10 @@ def _load_file(file: Path) -> dict[str, Tensor]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a folder.
+    """Read a folder's `config.json`.
 
     Raises:
-        CheckpointError: not there, or not a JSON object.
+        CheckpointError: the file is missing, or is not a JSON object.
     """
     path = folder / "config.json"
     try:
@@ -132,15 +140,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load(path: Path, *, image_size: int | None = None) -> MED:
-    """A MED from a folder in the transformers layout, or from an official `.pth` file, in fp32, in eval mode.
+    """Load a MED from a folder in the transformers layout or from an official `.pth` file, in fp32 and eval mode.
 
     Args:
-        path: a folder with config.json and safetensors (fp32 or fp16), as `save_pretrained` or `save` wrote them; or
-            a file, whose shape is read off its tensors (`config.infer`).
-        image_size: another input size in pixels; positions are interpolated (paper section 4.1).
+        path: a folder with config.json and weights (fp32 or fp16), as written by `save_pretrained` or `save`; or a
+            file, whose shape is inferred from its tensors (`config.infer`).
+        image_size: side of the input in pixels, if not the checkpoint's; position embeddings are interpolated (paper
+            section 4.1).
 
     Raises:
-        CheckpointError: not a BLIP, or its weights do not fit its config. ConfigError: an impossible image size.
+        CheckpointError: not a BLIP, or its weights do not fit its config.
+        ConfigError: the image size is not a multiple of the patch size.
     """
     if path.is_file():
         tensors = load_tensors(path)
@@ -154,13 +164,23 @@ def load(path: Path, *, image_size: int | None = None) -> MED:
 
 
 def load_official(path: Path, config: MEDConfig) -> MED:
-    """A MED from an official `.pth` (read with `weights_only=True`); `config` states its shape, the halves are seen."""
+    """Load a MED from an official `.pth`. `config` gives its shape; its halves are those of the file."""
     tensors = load_tensors(path)
     return build(config.with_halves(**halves_of(tensors)), tensors, str(path), None)
 
 
 def build(config: MEDConfig, tensors: dict[str, Tensor], where: str, image_size: int | None) -> MED:
-    """A MED in eval mode with these tensors."""
+    """Build a MED in eval mode from tensors.
+
+    Args:
+        config: its shape.
+        tensors: transformers' name -> weight.
+        where: their file or folder, for errors.
+        image_size: side of the input in pixels; None: that of `config`.
+
+    Raises:
+        CheckpointError: the config has neither half, or the tensors do not fit it.
+    """
     if not (config.encoder or config.decoder):
         raise CheckpointError(f"{where}: not a BLIP: neither text_encoder.* nor text_decoder.*; {_unlike(tensors)}")
     if image_size is not None:
@@ -172,7 +192,7 @@ def build(config: MEDConfig, tensors: dict[str, Tensor], where: str, image_size:
 
 
 def hub_tensors(med: MED) -> dict[str, Tensor]:
-    """Tensors under transformers' names, each stored once; what both halves share lies under `text_encoder`."""
+    """Return the tensors under transformers' names, each once; `text_encoder` holds those that both halves share."""
     halves = _halves(med.config)
     state = {hub_names(key, halves)[0]: tensor for key, tensor in med.state_dict().items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -181,9 +201,9 @@ def hub_tensors(med: MED) -> dict[str, Tensor]:
 def save(med: MED, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json and model.safetensors; `transformers` opens them with the class named in `architectures`.
 
-    A decoder-only MED opens as `BlipForConditionalGeneration`, one with an encoder as `BlipForImageTextRetrieval`
-    (a pre-trained MED with both halves too: transformers then leaves out the decoder's tensors).
-    Each file is written beside its place and renamed, so that a kill leaves the old file or the new one.
+    A MED with only a decoder opens as `BlipForConditionalGeneration`, one with an encoder as
+    `BlipForImageTextRetrieval`. For a pre-trained MED with both halves, transformers then ignores the decoder's
+    tensors. Each file is written under a temporary name and renamed, so that a kill leaves the old file or the new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.to(dtype) for name, tensor in sorted(hub_tensors(med).items())}

@@ -1,4 +1,4 @@
-"""What a loaded BLIP says of itself: its card, and a key of its weights."""
+"""Identity of a loaded BLIP: its card and a hash of its weights."""
 
 import hashlib
 
@@ -9,11 +9,17 @@ from capfilt.models.blip.config import MEDConfig
 from capfilt.models.card import ModelCard, Role
 
 PROMPT = "a picture of "
-"""Before each caption (official code), and in the captioner's training."""
+"""Start of each caption (official code), also in the captioner's training."""
 
 
 def card_of(config: MEDConfig, device: torch.device, card: ModelCard | None = None) -> ModelCard:
-    """The card with the roles that the checkpoint has; a GPU does not promise the same bits in every batch."""
+    """Return the card of a loaded BLIP.
+
+    Args:
+        config: its halves decide roles and scores.
+        device: on a CPU the model is deterministic; a GPU does not give the same bits in every batch.
+        card: what is known before loading; None: BLIP's defaults.
+    """
     captioner: tuple[Role, ...] = ("captioner",) if config.decoder else ()
     judge: tuple[Role, ...] = ("judge", "embedder") if config.encoder else ()
     card = card or ModelCard(name="this BLIP", system="blip", prompt=PROMPT)
@@ -22,7 +28,7 @@ def card_of(config: MEDConfig, device: torch.device, card: ModelCard | None = No
 
 
 def weights_hash(module: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of a module's weights and buffers, as they compute; 1 s per GB."""
+    """Return the sha256 of a module's weights and buffers (names, dtypes, shapes, bytes). It takes 1 s per GB."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

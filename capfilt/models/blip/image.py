@@ -1,4 +1,4 @@
-"""The image processor: bicubic squash to a square, / 255, CLIP mean and std; bit-equal to `BlipImageProcessorPil`."""
+"""Image processor: bicubic squash to a square, / 255, CLIP mean and std, with the bits of `BlipImageProcessorPil`."""
 
 import json
 from collections.abc import Sequence
@@ -17,25 +17,28 @@ from capfilt.media.rgb import CLIP_MEAN, CLIP_STD, to_rgb
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """`size` in pixels of the square; mean and std per RGB channel in [0, 1]."""
+    """Converts PIL images to normalised pixels."""
 
     size: int
+    """Side S of the square, in pixels."""
     mean: tuple[float, ...] = CLIP_MEAN
+    """Per RGB channel, in [0, 1]."""
     std: tuple[float, ...] = CLIP_STD
+    """Per RGB channel, in [0, 1]."""
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """PIL images of any mode -> (B, 3, S, S) float32."""
+        """Convert B PIL images of any mode -> (B, 3, S, S) float32."""
         return torch.stack([self.one(image) for image in images])
 
     def one(self, image: Image.Image) -> Tensor:
-        """(3, S, S) float32."""
+        """Convert one PIL image of any mode -> (3, S, S) float32."""
         square = to_rgb(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
         unit = (np.asarray(square).astype(np.float64) * (1 / 255)).astype(np.float32)
         x = (unit - np.asarray(self.mean, dtype=np.float32)) / np.asarray(self.std, dtype=np.float32)
         return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
 
     def to_json(self) -> dict[str, Any]:
-        """`preprocessor_config.json` as transformers reads it."""
+        """Return the content of `preprocessor_config.json`, as transformers reads it."""
         return {
             "do_convert_rgb": True,
             "do_normalize": True,
@@ -57,12 +60,16 @@ class ImageProcessor:
 
 
 def read_processor(folder: Path, size: int) -> ImageProcessor:
-    """Mean and std of a folder's processor files (CLIP's where they are silent), at the model's size.
+    """Read a folder's processor file; CLIP's mean and std are used where it names none.
 
-    transformers 4 and the hub have `preprocessor_config.json`, transformers 5 nests it in `processor_config.json`.
+    transformers 4 and the hub have `preprocessor_config.json`; transformers 5 nests it in `processor_config.json`.
+
+    Args:
+        folder: of the model.
+        size: the model's image size in pixels.
 
     Raises:
-        CheckpointError: a file that is not JSON, or that asks for a step which MED's processor has not.
+        CheckpointError: the file is not JSON, or leaves out a step or wants a resampling that capfilt always does.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name

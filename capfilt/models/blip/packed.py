@@ -10,9 +10,9 @@ oneDNN also makes a row's result independent of the other rows: a row has the sa
 row has a kernel of its own and is therefore doubled. That takes no longer, because such a product waits for its
 weights.
 
-The packed copy is kept beside the weights, so a model that has been used on a CPU takes twice their memory.
-On a processor with AVX2 only, the vision tower (`many_rows`) uses MKL with the weights as they are (`AVX2`).
-In training, on other devices and dtypes, under autocast and in a torch without oneDNN it is torch's `linear`.
+The packed copy is kept as well as the weights, so a model that has been used on a CPU takes twice their memory. On a
+processor with AVX2 only, the vision tower (`many_rows`) uses MKL with unpacked weights (`AVX2`). In training, on other
+devices and dtypes, under autocast and in a torch without oneDNN, torch's `linear` is used.
 """
 
 import torch
@@ -82,7 +82,7 @@ Matrix = PackedMatrix | PlainMatrix
 def choose_layout(matrix: Tensor, many_rows: bool) -> Matrix:
     """Return a matrix (N, K) in the faster layout for this processor.
 
-    With MKL a row has the same bits beside any other rows if there are four or more in all and one thread.
+    With MKL a row has the same bits whatever the other rows, if there are four or more rows in all and one thread.
 
     Args:
         matrix: (N, K) float32.

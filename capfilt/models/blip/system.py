@@ -1,4 +1,4 @@
-"""How the registry loads a BLIP."""
+"""The factory with which the registry loads a BLIP."""
 
 from capfilt.models.blip.adapter import Blip
 from capfilt.models.blip.identity import PROMPT
@@ -15,6 +15,6 @@ class BlipFactory:
     prompt = PROMPT
 
     def load(self, request: LoadRequest) -> Blip:
-        """A BLIP in the precision asked for. Raises as `Blip.load` and `apply_precision`."""
+        """Load a BLIP in the requested precision. Raises as `Blip.load` and `apply_precision`."""
         blip = Blip.load(request.model, revision=request.revision, device=request.device, tokenizer=request.tokenizer)
         return apply_precision(blip, request.precision)

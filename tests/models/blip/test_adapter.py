@@ -55,7 +55,7 @@ def test_score_does_not_depend_on_the_batch(matcher: Blip, texts: list[str], pix
     """Padding and the bound of texts a pass change nothing but rounding."""
     images = pixels(2, 32)
     together = matcher.score(images, [texts, texts])
-    monkeypatch.setattr(judging, "TOKENS_A_PASS", 12)
+    monkeypatch.setattr(judging, "TOKENS_PER_PASS", 12)
     apart = matcher.score(images, [texts, texts])
     alone = [[matcher.score(image[None], [[text]])[0][0] for text in texts] for image in images]
     for rows in (apart, alone):
@@ -86,8 +86,8 @@ def test_bits_do_not_depend_on_the_batch(
 
     together = results(5)
     assert results(1) == together
-    monkeypatch.setattr(judging, "TOKENS_A_PASS", 12)
-    monkeypatch.setattr(adapter, "ROWS_A_PASS", 4)
+    monkeypatch.setattr(judging, "TOKENS_PER_PASS", 12)
+    monkeypatch.setattr(adapter, "ROWS_PER_PASS", 4)
     assert results(2) == together
 
 
