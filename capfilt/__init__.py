@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from capfilt.store.run_folder import open_run
 
 _MODULES = {"Pipeline": "config.pipeline", "load_pipeline": "config.load", "open_run": "store.run_folder"}
+"""Public name -> its module below `capfilt`; names that are missing here are in `capfilt.api`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -43,7 +43,9 @@ class Result:
     """A finished run."""
 
     layout: RunLayout
+    """Where its files are."""
     accounting: Accounting
+    """Where every row and text went."""
     truth: dict[str, Any] | None
     """How many right and wrong texts of a labelled sample were kept; None if the pipeline has no such sample."""
     seconds: float
@@ -96,7 +98,7 @@ def select(folder: str | Path, settings: Iterable[str] = (), *, console: Console
         console: as in `run`.
 
     Raises:
-        ConfigError: a change, or an unfinished run, needs a stage that runs a model or finds duplicates.
+        ConfigError: the change, or an unfinished run, needs a stage that runs a model or finds duplicates.
         DataError: the folder is no run.
     """
     last = open_run(folder)
@@ -122,7 +124,8 @@ def retry(
         The result, or None if no image failed for a temporary reason.
 
     Raises:
-        ConfigError: the run is not finished. Otherwise as `run`.
+        ConfigError: the run is not finished; or as `run`.
+        DataError, RunError: as `run`.
     """
     last = open_run(folder)
     if last.facts.get("state") != "finished":

@@ -1,6 +1,6 @@
 """`capfilt compare`: compares two runs: settings, texts kept, reasons, verdicts on the same texts, metrics.
 
-Of a run with several rounds the last one is compared; RUN/round-K names one of them. Verdicts are compared on texts
+If a run has several rounds, its last one is compared; RUN/round-K names another one. Verdicts are compared on texts
 that both runs have: the same text of the same uid and origin.
 """
 

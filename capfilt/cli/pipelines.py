@@ -1,4 +1,4 @@
-"""The commands on pipelines and runs: run, plan, select, retry, inspect, sql, report, compare, verify and others."""
+"""The commands on pipelines and runs: all except `train` and `eval`."""
 
 import argparse
 import json
@@ -209,7 +209,7 @@ def add_commands(commands: Any) -> None:
 
 def _pipeline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="PIPELINE", help="YAML file, or the name of a shipped pipeline")
-    parser.add_argument("--out", help="folder of the run (default: runs/<name>)")
+    parser.add_argument("--out", help="folder of the run (default: the pipeline's base, else runs/<name>)")
     _set(parser)
 
 

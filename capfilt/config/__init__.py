@@ -1,1 +1,1 @@
-"""What is asked for: pipeline files, sources, decoding, rounds; reading, `--set` and "did you mean"."""
+"""Settings of a pipeline file: their types, reading a file, `--set`, and messages with "did you mean"."""

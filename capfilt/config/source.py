@@ -69,8 +69,7 @@ class Source(ConfigModel):
     role: Role = "web"
     """web: texts are scored and filtered, images captioned. human: kept unchanged, neither captioned nor filtered."""
     columns: dict[Literal["image", "text", "url", "key"], str] = Field(default={})
-    """Column names where the usual ones (docs/sources.md) do not fit. text: "" means that
-    there is no text column."""
+    """Column names where the usual ones (docs/sources.md) do not fit. text: "" means that there is no text column."""
     image_root: str | None = None
     """blip_json: folder that the list's image paths are relative to; the list's own folder by default."""
     filter: str | None = None
@@ -89,7 +88,7 @@ class Source(ConfigModel):
         return self
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """JSON-able settings that determine the rows and their bytes: not paths, nor the keys in NON_FINGERPRINT."""
+        """Return the settings that determine the rows and their bytes, JSON-able: no paths, no NON_FINGERPRINT keys."""
         excluded = {"path", "image_root"} | (set() if self.type == "urls" else set(_URLS_ONLY))
         fields = self.model_dump(mode="json", exclude=excluded)
         if "download" in fields:

@@ -107,6 +107,7 @@ def override(raw: Any, setting: str) -> None:
 
 
 def _step(here: Any, key: str, setting: str) -> Any:
+    """Return the value at `key`; in a mapping, a missing one becomes an empty mapping."""
     if isinstance(here, list):
         return here[_position(here, key, setting)]
     if isinstance(here, dict):
@@ -117,8 +118,8 @@ def _step(here: Any, key: str, setting: str) -> Any:
 
 
 def _position(items: list[Any], key: str, setting: str) -> int:
-    if not key.isdigit() or int(key) >= len(items):
-        raise ConfigError(f"--set {setting}: {key!r} is no place in a list of {len(items)}")
+    if not key.isdecimal() or int(key) >= len(items):
+        raise ConfigError(f"--set {setting}: {key!r} is no index of a list of {len(items)}")
     return int(key)
 
 
@@ -143,7 +144,7 @@ def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
 
 
 def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:
-    """Field names of the nested model at `loc`."""
+    """Return the field names of the nested model at `loc`; none if there is no model."""
     here: Any = model
     for part in loc:
         if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel):
@@ -153,6 +154,7 @@ def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> Any:
+    """Return the first model inside an annotation such as `list[A] | None`, or the class itself; None if none."""
     if isinstance(annotation, type):
         return annotation
     found = [_model_in(arg) for arg in get_args(annotation)]

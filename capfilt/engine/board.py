@@ -1,8 +1,8 @@
-"""The scheduler's board: which tasks may start, which run, which are finished; constant work per finished task.
+"""The scheduler's state: which tasks may start and which are unfinished; constant work per finished task.
 
-A task waits for products: (stage, index) pairs of its inputs that are not there yet. It counts them; whatever finishes
-a product lowers the counts of the tasks that wait for it, and a task whose count reaches zero becomes ready. Nothing is
-searched, so the cost of a run's scheduling grows with its tasks and not with their square.
+A task waits for products: (stage, index) pairs of its inputs that do not exist yet. The board counts them per task.
+Finishing a product lowers the count of each task that waits for it, and a task whose count reaches zero becomes ready.
+Nothing is searched, so the cost of scheduling is linear in the number of tasks, not quadratic.
 """
 
 from collections import defaultdict, deque
@@ -31,6 +31,7 @@ class Done:
 
 
 Progress = Callable[[Done], None]
+"""Called with every finished task."""
 
 
 class TaskBoard:
@@ -59,7 +60,7 @@ class TaskBoard:
 
     @property
     def finished(self) -> bool:
-        """Whether every task is."""
+        """Whether every task is finished."""
         return not any(self._open.values())
 
     def take(self, name: str) -> int:

@@ -15,7 +15,8 @@ def run_local(plan: Plan, progress: Progress) -> None:
     """Run every group in turn. A row that kills its worker kills this process: use Ray for such data.
 
     Raises:
-        CapfiltError: as the stages do. RunError: the machine cannot go on (disk full, out of memory).
+        CapfiltError: as the stages do.
+        RunError: the machine cannot continue (disk full, out of memory).
     """
     for group in plan.groups:
         worker = Worker(group.worker, tuple(step.stage for step in group.steps), plan.layout)

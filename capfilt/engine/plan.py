@@ -2,9 +2,10 @@
 
 A fingerprint is made from the stage's version, what of the pipeline determines its output, the digest of its weights
 and the fingerprints of its inputs; it names the stage's folder, so that a changed setting never mixes with old output.
-The folder of the stage that reads the sources (`pairs`) has no fingerprint in its name: a run is a run over one
-ingestion, and another one is refused. `capfilt retry` makes another folder of pairs beside the first, and from there on
-everything again, but for shards of captions and scores whose inputs are the same files (`capfilt.engine.reuse`).
+The folder of the stage that reads the sources (`pairs`) has no fingerprint in its name: a run has one ingestion, and
+other sources or ingest settings are refused. `capfilt retry` writes the pairs to a new folder next to the first. All
+later stages are then computed again, except shards of captions and scores with identical inputs
+(`capfilt.engine.reuse`).
 """
 
 import difflib
@@ -34,7 +35,7 @@ def out_of(pipeline: Pipeline, out: str | Path | None) -> Path:
 
 
 def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = None) -> Plan:
-    """Open the sources and read the models' files; run nothing, write nothing.
+    """Plan a run. Opens the sources and reads the models' files; runs and writes nothing.
 
     Args:
         pipeline: what to run.
@@ -43,7 +44,9 @@ def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = No
 
     Raises:
         ConfigError: a source or model that does not exist, a policy that reads a score which no judge writes, or a
-            `pairs` folder made otherwise.
+            `pairs` folder that was made from other sources or settings.
+        DataError: a source or an evaluation set that cannot be read.
+        CheckpointError: a model's files are missing or damaged.
     """
     check_resources(pipeline)
     _check_scores(pipeline, last)
@@ -94,6 +97,7 @@ def _folder(spec: StageSpec, fingerprint: str, retries: int) -> str:
 
 
 def _look_at_sources(pipeline: Pipeline, run: Path) -> tuple[tuple[ShardSpec, ...], list[Any]]:
+    """Return the shards of all sources, and per source [name, identity of its content]."""
     readers = [(source_name(source), open_source(source, pipeline.ingest, run)) for source in pipeline.sources]
     specs = tuple(spec for _, reader in readers for spec in reader.shard_specs(pipeline.ingest.rows_per_shard))
     return specs, [[name, reader.identity()] for name, reader in readers]
@@ -114,7 +118,7 @@ def _digests(pipeline: Pipeline, last: RunLayout | None) -> dict[str, str]:
 def _fingerprint_inputs(
     pipeline: Pipeline, folder: RunFolder, digests: dict[str, str], identity: list[Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Stage -> what its fingerprint is made from; stages that the pipeline leaves out are missing."""
+    """Return stage -> what its fingerprint is made from; stages that the pipeline leaves out are missing."""
     found: dict[str, dict[str, Any]] = {}
     for spec in (stage.spec for stage in STAGES):
         settings = spec.settings(pipeline)
@@ -157,6 +161,7 @@ def _step(layout: RunLayout, stage: type[Stage], inputs: dict[str, Any], known: 
 
 
 def _todo(layout: RunLayout, spec: StageSpec) -> tuple[int, ...]:
+    """Return the indices of the tasks whose output does not exist."""
     if spec.table is None:
         return () if spec.finished(layout, layout.fingerprints[spec.name]) else (0,)
     missing = tuple(i for i in range(len(layout.shards)) if not layout.shard(spec.name, i).is_file())

@@ -1,6 +1,6 @@
 """Preflight checks: what this machine is missing for a pipeline, found before anything starts.
 
-Nothing is downloaded: names are looked up, files and caches are looked for.
+Nothing is downloaded: host names are resolved, and files and caches are looked for.
 """
 
 import importlib.util
@@ -16,11 +16,11 @@ from capfilt.sources.url_list.files import EXTRAS, PACKAGES
 from capfilt.stages.catalog import STAGES
 
 PUBLIC = "example.com"
-"""A name that the whole internet knows."""
+"""A host name that every public resolver knows."""
 
 
 def missing_requirements(pipeline: Pipeline) -> list[str]:
-    """Return one line per missing thing (network, hub, GPU, package) with what to do; empty where all is there."""
+    """Return one line per missing thing (network, hub, GPU, package) with what to do; empty if nothing is missing."""
     lines = [line for source in pipeline.sources if source.type == "urls" for line in _source(source)]
     for key, use in _models(pipeline):
         lines += _model(key, use)
@@ -75,7 +75,7 @@ def _gpus(pipeline: Pipeline) -> Iterator[str]:
 
 
 def resolves(host: str) -> bool:
-    """Whether a name has an address, as this machine sees it."""
+    """Return whether this machine can resolve a host name."""
     try:
         return bool(socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM))
     except OSError:

@@ -32,7 +32,7 @@ def cluster() -> Iterator[None]:
 
 
 def check_capacity(plan: Plan) -> None:
-    """Raise RunError where one worker asks for more than this machine has; a cluster at RAY_ADDRESS may grow."""
+    """Raise RunError if one worker asks for more than this machine has. A cluster at RAY_ADDRESS may grow: no check."""
     if os.environ.get("RAY_ADDRESS"):
         return
     has = ray.cluster_resources()

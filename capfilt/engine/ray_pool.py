@@ -1,13 +1,13 @@
 """Runs a plan on Ray: a pool of actors per group of tasks, and a `ray.wait` loop that hands out tasks.
 
 An actor loads its model once and has one task in flight, which is the back-pressure. A group starts actors while the
-cluster has room for them, and at least `min_actors` whether or not it has: what waits for room is what makes Ray's
-autoscaler add nodes. An idle actor is stopped when its group is finished or when another group waits for its place.
+cluster has room for them, and at least `min_actors` whether or not it has room: Ray's autoscaler adds nodes for actors
+that wait. An idle actor is stopped when its group is finished or when another group waits for its place.
 
-Why an own loop (measured on ray 2.60): ActorPool loses the shard of a killed actor even with max_restarts=-1; Ray Data
-and max_task_retries=-1 lose nothing but try a shard that kills its worker for ever. Here a shard whose worker dies is
-given to a fresh one, three times in all; then the rows that kill are found by halving and quarantined by position.
-Only paths and positions travel; the shard file is the checkpoint.
+Reasons for a loop of its own (measured on ray 2.60): ActorPool loses the shard of a killed actor even with
+max_restarts=-1; Ray Data and max_task_retries=-1 lose nothing, but try a shard that kills its worker without end. Here
+three workers in all try such a shard; then the rows that kill are found by halving and quarantined by position. Only
+paths and positions are sent to actors; the shard file is the checkpoint.
 """
 
 import logging
@@ -39,9 +39,13 @@ class Actor:
     """A worker somewhere in the cluster."""
 
     handle: Any
+    """Ray's handle of a `Worker`."""
     group: str
+    """Name of the group whose tasks it does."""
     need: Resources
+    """What it occupies."""
     busy: bool = False
+    """Whether it has a task."""
 
 
 class Pool:
@@ -58,7 +62,8 @@ class Pool:
         """Work until everything is finished.
 
         Raises:
-            CapfiltError: as a stage does. RunError: the machine cannot go on.
+            CapfiltError: as a stage does.
+            RunError: the machine cannot continue.
         """
         try:
             while not self.board.finished:
@@ -88,6 +93,7 @@ class Pool:
         return next((a for a in self.actors if a.group == group and not a.busy), None)
 
     def _hire(self, group: WorkGroup) -> Actor | None:
+        """Start one more actor for a group. Return None if the settings or the cluster allow no more."""
         need = self.plan.resources(group)
         live = sum(actor.group == group.name for actor in self.actors)
         full = need.max_actors is not None and live >= need.max_actors
@@ -104,12 +110,14 @@ class Pool:
         return actor
 
     def _fits(self, need: Resources) -> bool:
+        """Return whether the cluster has room for one more actor next to those of this pool."""
         has = ray.cluster_resources()
         cpus = sum(actor.need.num_cpus for actor in self.actors) + need.num_cpus
         gpus = sum(actor.need.num_gpus for actor in self.actors) + need.num_gpus
         return bool(cpus <= has.get("CPU", 0) and gpus <= has.get("GPU", 0))
 
     def _make_room(self) -> None:
+        """Stop idle actors of finished groups, and all other idle ones while a group waits or no room is left."""
         waiting = {name for name in self.board.groups if self.board.ready(name)}
         crowded = bool(waiting) or not self._fits(Resources(num_cpus=0))
         for actor in [a for a in self.actors if not a.busy]:
@@ -146,7 +154,7 @@ class Pool:
             self.suspects.append(task)
 
     def _quarantine(self, name: str, index: int) -> None:
-        """Find the rows that kill their worker and make the shard without them; without any row if none is found."""
+        """Find the rows that kill their worker and write the shard without them; without any row if that fails."""
         group, started = self.board.groups[name], monotonic()
         if group.whole:
             raise RunError(f"{name}: its worker died {TRIES} times (out of memory?); finished shards stay")
@@ -172,6 +180,7 @@ class Pool:
         return found if len(found) > SUSPECTS else found + self._bisect(group, index, second)
 
     def _dies(self, group: WorkGroup, task: Task) -> bool:
+        """Do a task at once. Return whether its worker died."""
         actor = self._idle(group.name) or self._spawn(group)
         if survived(actor.handle.process.remote(task), group.name, task.index):
             return False
@@ -180,7 +189,12 @@ class Pool:
 
 
 def survived(ref: Any, stage: str, shard: int) -> bool:
-    """Return False if the actor died. Re-raise what the stage raised as CapfiltError."""
+    """Wait for a task. Return False if its actor died.
+
+    Raises:
+        CapfiltError: as the stage raised it.
+        RunError: any other error, with the stage and the shard.
+    """
     try:
         ray.get(ref)
     except (RayActorError, OutOfMemoryError):

@@ -1,8 +1,8 @@
-"""Shards that need not be computed again: an earlier shard with the same settings from the same input files.
+"""Reuse of shards that an earlier call computed with the same settings from the same input files.
 
-After `capfilt retry` a few rows are new, and with them every fingerprint; but a shard whose pairs and marks are the
-same bytes would cost the models the same work for the same result. Compared are the settings, weights and version in
-both folders' fingerprint.json, and the sha256 of every input shard.
+After `capfilt retry` a few rows are new, and with them every fingerprint. A shard whose pairs and duplicate marks have
+the same bytes as before would give the same captions and scores, and is not computed again. The comparison covers the
+settings, weights and version in both folders' fingerprint.json, and the sha256 of every input shard.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from capfilt.store.shards import link_shard, manifest, shard_name
 def reuse(layout: RunLayout, spec: StageSpec, shard: int) -> bool:
     """Hard-link the shard from an earlier folder whose inputs are identical. Return whether it was linked.
 
-    Only stages that run a model are worth it.
+    Only stages that run a model are reused; for the others the comparison would cost about as much as the work.
     """
     if spec.name not in layout.digests:
         return False

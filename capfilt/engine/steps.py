@@ -48,6 +48,7 @@ class WorkGroup:
     steps: tuple[Step, ...]
     """The stages whose output a task writes."""
     todo: tuple[int, ...]
+    """Indices of the tasks to do."""
 
     @property
     def fused(self) -> bool:
@@ -76,7 +77,7 @@ class Plan:
 
     @property
     def groups(self) -> tuple[WorkGroup, ...]:
-        """The work as workers take it: stages that can be fused are, for the shards that both have left to do."""
+        """The work as workers take it. Stages that can be fused are fused for the shards that none of them has."""
         groups = [WorkGroup(step.name, step.stage, (step,), step.todo) for step in self.steps]
         for fused in FUSED:
             groups = _fuse(groups, fused, self.layout)
@@ -119,11 +120,11 @@ def _fuse(groups: list[WorkGroup], fused: type[FusedStage], layout: RunLayout) -
     if None in parts or not fused.applies(layout.pipeline):
         return groups
     found = [part for part in parts if part is not None]
-    both = tuple(sorted(set[int].intersection(*(set(part.todo) for part in found))))
-    if not both:
+    common = tuple(sorted(set[int].intersection(*(set(part.todo) for part in found))))
+    if not common:
         return groups
-    made = WorkGroup(fused.name, fused, tuple(part.steps[0] for part in found), both)
-    rest = [_without(group, both) if group in found else group for group in groups]
+    made = WorkGroup(fused.name, fused, tuple(part.steps[0] for part in found), common)
+    rest = [_without(group, common) if group in found else group for group in groups]
     place = groups.index(found[0])
     return [*rest[:place], made, *rest[place:]]
 

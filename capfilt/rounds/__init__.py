@@ -7,5 +7,5 @@ RUN/round-K/                   an ordinary run: sidecars, dataset, report; and a
     pretrain-<fp>/, finetune_captioner-<fp>/, finetune_filter-<fp>/    training runs, as `capfilt train` writes them
     evaluate.json              metrics on held-out pairs
     models/                    pretrained, captioner, filter: hub layout with cards
-RUN/report.html                the rounds next to each other
+RUN/report.html                a comparison of the rounds
 """

@@ -71,7 +71,7 @@ def _card(trained: Training, data: Mapping[str, Any], metrics: Mapping[str, Any]
 
 
 def _front(card: HubCard, name: str) -> dict[str, Any]:
-    """The card's YAML header, which the Hub reads."""
+    """Return the card's YAML header, which the Hub reads."""
     front = {
         "library_name": card.library_name,
         "tags": [*card.tags, "capfilt", name],
@@ -81,7 +81,7 @@ def _front(card: HubCard, name: str) -> dict[str, Any]:
 
 
 def _recipe(trained: Training) -> dict[str, Any]:
-    """The recipe without this machine's paths."""
+    """Return the recipe without this machine's paths."""
     found: dict[str, Any] = trained.recipe.model_dump(mode="json", exclude_none=True)
     found.pop("out")
     for key in find_objective(trained.recipe.objective.type).model_paths:

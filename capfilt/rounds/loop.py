@@ -1,4 +1,4 @@
-"""Run a pipeline that trains, round after round. Whatever is finished under its fingerprint is skipped.
+"""Run a pipeline that trains, round after round. A part that is finished under the same fingerprint is not done again.
 
 A round is an ordinary run in RUN/round-K over the pairs of RUN, followed by three trainings, a measurement and the
 export of the models. Those models are the captioner and the filter of the next round. A killed training continues from
@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from capfilt import api
+from capfilt.analysis.report.rounds import write_loop_report
 from capfilt.config.pipeline import Pipeline
 from capfilt.engine.plan import out_of
 from capfilt.errors import ConfigError
@@ -55,7 +56,7 @@ def run_rounds(
         pipeline: one that trains.
         out: the loop's folder, by default runs/<name>.
         local: caption, score and train in this process, without Ray.
-        console: where progress is printed; None: nowhere.
+        console: shows the progress; by default it is not shown.
 
     Returns:
         The rounds, in order.
@@ -64,8 +65,6 @@ def run_rounds(
         ConfigError, DataError, CheckpointError: something that the user must fix.
         RunError, TrainingError: the machine fails, or a loss is not finite. Everything finished stays.
     """
-    from capfilt.analysis.report.rounds import write_loop_report
-
     check_trainings(pipeline)
     run, rounds = out_of(pipeline, out).resolve(), list[Round]()
     if (run / "run.json").exists():
@@ -82,7 +81,7 @@ def run_rounds(
 
 
 def round_pipeline(pipeline: Pipeline, number: int, models: dict[str, Path]) -> Pipeline:
-    """The pipeline of a round's ordinary run.
+    """Return the pipeline of a round's ordinary run.
 
     Args:
         pipeline: of the loop.
@@ -104,6 +103,7 @@ class _RoundRunner:
     def __init__(
         self, pipeline: Pipeline, run: Path, number: int, previous: dict[str, Path], local: bool, console: Console
     ) -> None:
+        """Keep the arguments of `run_rounds`; `previous`: the models of the round before, by name."""
         self.pipeline, self.number, self.previous = pipeline, number, previous
         self.run_folder, self.folder = run, round_folder(run, number)
         self.local, self.console = local, console
@@ -154,7 +154,7 @@ class _RoundRunner:
         return {name: value for name, value in found.items() if name != "fingerprint"}
 
     def _about_data(self, training_set: TrainingSet, result: api.Result) -> dict[str, Any]:
-        """What the models' cards say about the data."""
+        """Return what the models' cards say about the data."""
         texts = ", ".join(f"{count} {origin}" for origin, count in training_set.texts.items())
         return {
             "pipeline": self.pipeline.name,
@@ -178,7 +178,7 @@ class _RoundRunner:
 
 
 def round_folder(run: Path, number: int) -> Path:
-    """The folder of a round: RUN/round-K."""
+    """Return the folder of a round: RUN/round-K."""
     return run / f"round-{number}"
 
 

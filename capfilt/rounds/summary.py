@@ -33,14 +33,14 @@ def describe(pipeline: Pipeline, out: str | Path | None) -> dict[str, Any]:
 
 
 def _round(folder: Path, number: int) -> dict[str, Any]:
-    """The state of a round on disk. Whether finished parts are still valid is known once the round before has run."""
+    """Return a round's state on disk. Whether finished parts are still valid is known once the round before has run."""
     run = (read_json(folder / "run.json") or {}).get("state", "to do")
     trained = {stage: "there" if any(folder.glob(f"{stage}-*/done.json")) else "to do" for stage in STAGES}
     return {"round": number, "run": run, **trained}
 
 
 def trainings_table(found: dict[str, Any]) -> Table:
-    """The state of each round's trainings, for the terminal."""
+    """Return the state of each round's trainings as a table for the terminal."""
     names = [name for name in found["rounds"][0] if name != "round"]
     shown = Table("round", *(name.replace("_", " ") for name in names), title="rounds", title_justify="left")
     for one in found["rounds"]:
@@ -49,7 +49,7 @@ def trainings_table(found: dict[str, Any]) -> Table:
 
 
 def table(rounds: Sequence[Round]) -> Table:
-    """Texts kept by origin, then metrics with their intervals; one column per round."""
+    """Return a table of texts kept by origin, then metrics with their intervals; one column per round."""
     shown = Table("", *(f"round {one.number}" for one in rounds))
     for origin in ("web", "synthetic"):
         counts = [one.result.accounting.texts[origin] for one in rounds]

@@ -27,6 +27,7 @@ from capfilt.store.schema import PAIRS
 from capfilt.store.shards import ShardWriter, table, write_atomic
 
 ORIGINS = ("human", "web", "synthetic")
+"""Columns of texts, in the order of the file and of a recipe's sources."""
 SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
@@ -102,7 +103,7 @@ def _rows(layout: RunLayout) -> Iterator[tuple[Picture, dict[str, list[str]]]]:
 
 
 def _held_out_files(layout: RunLayout, share: float) -> frozenset[str]:
-    """The sha256 of each held-out image file. Every row with one of these files, human or web, is not trained on."""
+    """Return the sha256 of each held-out image file. No row with one of these files, human or web, is trained on."""
     found = set[str]()
     for shard in range(len(layout.shards)):
         rows = table(layout.shard(PAIRS, shard), ["role", "status", "sha256"])

@@ -94,7 +94,7 @@ def _finetuning(pipeline: Pipeline, stage: str, folder: Path, training_set: Trai
 
 
 def pretrain_sources(settings: Pretrain, training_set: TrainingSet) -> list[dict[str, Any]]:
-    """The `data.sources` of `pretrain`. An origin without any text is left out."""
+    """Return the `data.sources` of `pretrain`. An origin without any text is left out."""
     weights = dict.fromkeys(ORIGINS, 1.0) | {str(origin): weight for origin, weight in settings.weights.items()}
     present = [origin for origin in ORIGINS if training_set.texts[origin]]
     if settings.texts == "all":
@@ -113,7 +113,7 @@ def _source(training_set: TrainingSet, text: str | list[str], **more: Any) -> di
 def _full_recipe(
     stage: str, recipe: Mapping[str, Any], sources: list[dict[str, Any]], model: dict[str, Any]
 ) -> dict[str, Any]:
-    """The user's recipe with the keys that the loop sets, except `out`."""
+    """Return the user's recipe with the keys that the loop sets, except `out`."""
     data = recipe.get("data") or {}
     given = [key for key in _SET_BY_LOOP if key in recipe or (key == "data.sources" and "sources" in data)]
     if given:
@@ -130,7 +130,7 @@ def _training(stage: str, raw: Mapping[str, Any], folder: Path, source: str, **m
 
 
 def _fingerprint_recipe(stage: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a recipe that the weights depend on: no paths, nothing about processes, threads or logs."""
+    """Return the part of a recipe that the weights depend on: no paths, no worker processes, threads or logs."""
     run = {key: value for key, value in (raw.get("run") or {}).items() if key in ("seed", "ranks", "precision")}
     sources = [{**source, "path": ""} for source in raw["data"]["sources"]]
     paths = objective_of(raw, f"{stage}.recipe").model_paths

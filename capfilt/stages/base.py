@@ -1,7 +1,7 @@
-"""What a stage is: a class built from a `RunLayout` in any process, which makes shards from the shards of other stages.
+"""The interface of a stage: a class built from a `RunLayout`, which computes shards from the shards of other stages.
 
-Paths flow, never images: a worker reads its inputs from the run's folder, writes its output there and returns nothing.
-The shard file is the checkpoint. All that other modules must know of a stage is in its `StageSpec`.
+Stages exchange paths, never images: a worker reads its inputs from the run's folder, writes its output there and
+returns nothing. The shard file is the checkpoint. All that other modules must know of a stage is in its `StageSpec`.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class StageSpec:
     output: StageOutput
     """What it writes: a `ShardTable`, or a folder of another kind; it gives the stage its name and its folder."""
     version: int
-    """Raised when the same input would give other bytes."""
+    """Part of the fingerprint. To be raised when the same input would give other bytes."""
     settings: Callable[[Pipeline], Any]
     """What of the pipeline determines the output, JSON-able; None where the pipeline leaves the stage out."""
     inputs: tuple[StageOutput, ...] = ()
@@ -63,7 +63,7 @@ class Task:
     """One piece of work of a stage."""
 
     index: int
-    """Of the shard; 0 for a stage with one task."""
+    """Index of the shard; 0 for a stage with one task."""
     rows: RowFilter = field(default_factory=RowFilter)
     """Which rows may be touched. A stage with one task is never given a part of the rows."""
 
@@ -96,6 +96,7 @@ class FusedStage(Protocol):
     """Does the work of several stages per shard in one pass; it has no folder and no fingerprint of its own."""
 
     name: ClassVar[str]
+    """Name of its tasks in progress and run.json: `caption+score`."""
     parts: ClassVar[tuple[type[Stage], ...]]
     """The stages whose shards it writes, in their order."""
 

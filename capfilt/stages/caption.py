@@ -1,9 +1,10 @@
-"""Synthetic captions: every web image is captioned, `samples` times, by the captioner (paper section 3.3).
+"""caption: write `samples` synthetic captions for every web image (paper section 3.3).
 
-Asked are web rows that ingest let pass and that are not marked as near-duplicates (`dedup.skip_models`); the others get
-null and status "skipped". Nothing else decides: what a caption is worth is judged by score, and dropped by select.
-A caption is drawn with noise keyed on (seed, uid, sample, position), so it does not depend on the rows beside it: not a
-bit of it in fp32 and int8 on a CPU, up to rounding elsewhere.
+Web rows with status ok are captioned, unless they are marked as near-duplicates and `dedup.skip_models` is set. All
+other rows get null and status "skipped". No caption is dropped here: `score` judges them and `select` decides.
+
+Random numbers are keyed on (seed, uid, sample, position), so a caption does not depend on the other rows of its batch:
+it is equal bit by bit in fp32 and int8 on a CPU, and up to rounding elsewhere.
 """
 
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, arrow
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return how captions are drawn, and for which rows; None without captioner. The weights count by their digest."""
+    """Return how captions are drawn, and for which rows; None without captioner. The planner adds the digest."""
     use = pipeline.caption
     if use is None:
         return None
@@ -33,7 +34,7 @@ SPEC = StageSpec(output=CAPTIONS, version=4, settings=settings, inputs=(PAIRS, N
 
 
 class CaptionStage:
-    """pairs -> `captions`, one list a row, sample by sample."""
+    """Writes `caption-<fp>`: one list of captions per row, in the order of samples."""
 
     spec: ClassVar[StageSpec] = SPEC
 
@@ -59,11 +60,19 @@ class CaptionStage:
             output.write(sidecar_record(row, found) for row, found in self.worker.answers(rows))
 
     def answer(self, rows: list[Row]) -> dict[int, Record]:
-        """Position -> `captions`, of rows with a prepared image."""
+        """Caption rows with a prepared image. Return position -> {"captions": list}."""
         return self.captions(rows, self.captioner.encode(prepared_of(rows)))
 
     def captions(self, rows: list[Row], states: States) -> dict[int, Record]:
-        """Position -> `captions`; `states` of the rows' images."""
+        """Caption rows whose images are encoded.
+
+        Args:
+            rows: B rows.
+            states: the captioner's states of their images, B.
+
+        Returns:
+            Position -> {"captions": list of `samples` structs}.
+        """
         drawn = self.captioner.captions(states, [row.uid for row in rows], range(self.use.samples))
         lists = [[{"text": c.text, "logprob": c.logprob, "sample": i} for i, c in enumerate(some)] for some in drawn]
         return {row.position: {"captions": captions} for row, captions in zip(rows, lists, strict=True)}

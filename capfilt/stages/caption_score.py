@@ -1,9 +1,9 @@
-"""Captions and scores of a shard in one go: each image read, decoded and resized once for both models.
+"""caption+score: write captions and scores of a shard in one pass; each image is read, decoded and resized once.
 
-Chosen by the planner (`capfilt.engine.plan`) where both stages run on the same kind of worker; the two sidecars are
-those that `caption` and `score` write by themselves, to the byte on a CPU. Where captioner and judge have the same
-encoder (one checkpoint, or a frozen tower below both), it runs once per image for both. A row that kills this
-worker is looked for by the two stages apart.
+The engine (`capfilt.engine.steps`) chooses it where both stages need the same kind of worker. The two sidecars equal
+those that `caption` and `score` write separately, byte by byte on a CPU. If captioner and judge have the same encoder
+(one checkpoint, or a frozen tower below both), it runs once per image for both. If a row kills this worker, the engine
+searches for it in `caption` and `score` separately.
 """
 
 from typing import ClassVar
@@ -22,7 +22,7 @@ from capfilt.store.schema import CAPTIONS, SCORES, arrow
 
 
 class CaptionScoreStage:
-    """See `Stage`. It has no folder and no fingerprint of its own: those of `caption` and `score` hold."""
+    """Writes `caption-<fp>` and `score-<fp>`; see `FusedStage`."""
 
     name: ClassVar[str] = "caption+score"
     parts: ClassVar[tuple[type[Stage], ...]] = (CaptionStage, ScoreStage)
@@ -33,7 +33,7 @@ class CaptionScoreStage:
 
     @staticmethod
     def applies(pipeline: Pipeline) -> bool:
-        """Return whether captioner and judge ask for the same of their workers, and see as many images at once."""
+        """Return whether captioner and judge have the same resources, device and batch size."""
         use, resources = (pipeline.caption, pipeline.score), pipeline.resources
         need = [resources.get(part.spec.name, Resources()) for part in (CaptionStage, ScoreStage)]
         if use[0] is None or use[1] is None or need[0] != need[1]:
@@ -41,7 +41,7 @@ class CaptionScoreStage:
         return (use[0].device, use[0].batch_size) == (use[1].device, use[1].batch_size)
 
     def setup(self) -> None:
-        """Load both models; an equal encoder once. Raises as the parts' `load`."""
+        """Load both models, and an encoder that both have only once. Raises as `load` of the two stages."""
         self.caption.load()
         self.score.load()
         captioner, judge = self.caption.captioner, self.score.judge
@@ -53,8 +53,8 @@ class CaptionScoreStage:
         self.worker = SystemWorker(self.layout.pipeline, CAPTION.name, self.score.use, systems, self.answer)
 
     def process(self, task: Task) -> None:
-        """Both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
-        self.score.open(task.index)
+        """Write both sidecars of one shard; see `Stage.process`. Raises DataError for damaged inputs."""
+        self.score.choose_mismatched(task.index)
         rows = read_rows(self.layout, task.index, CAPTION.inputs, ("web", "human"), task.rows)
         with (
             self.worker.threads(),
@@ -66,14 +66,18 @@ class CaptionScoreStage:
                 scores.write([sidecar_record(row, found.get("scores", {}))])
 
     def answer(self, rows: list[Row]) -> dict[int, Record]:
-        """Position -> {"captions": columns of one sidecar, "scores": of the other}, of rows with a prepared image."""
+        """Caption and score rows with a prepared image.
+
+        Returns:
+            Position -> {"captions": columns of the one sidecar, "scores": columns of the other}.
+        """
         web = [i for i, row in enumerate(rows) if row.role == "web"]
         states = self.score.judge.encode(prepared_of(rows)) if self.shared else None
         captions: dict[int, Record] = {}
         if web:
-            asked = [rows[i] for i in web]
-            seen = self.caption.captioner.encode(prepared_of(asked)) if states is None else states[web]
-            captions = self.caption.captions(asked, seen)
+            web_rows = [rows[i] for i in web]
+            seen = self.caption.captioner.encode(prepared_of(web_rows)) if states is None else states[web]
+            captions = self.caption.captions(web_rows, seen)
             del seen
         for row in rows:
             row.captions = captions.get(row.position, {}).get("captions")
@@ -86,6 +90,6 @@ class CaptionScoreStage:
 
 
 def _captioned(row: Row, captions: Record) -> Record:
-    """A human row was skipped by the captioner, whatever became of its scores."""
+    """Return a row of the caption sidecar. The captioner skips human rows, whether or not their scoring failed."""
     found = sidecar_record(row, captions)
     return found if row.role == "web" else {**found, "status": "skipped", "error": None}

@@ -1,16 +1,16 @@
 """dedup: mark duplicates by the judge's image embedding, and rows that repeat an evaluation image.
 
-Groups are connected components over near's links and the semantic ones, so that another row may be kept than near kept.
-The best row is a human one, then the one with the higher `web_itm` (scored before not scored), then the one with more
-pixels, then the one with the lower uid. `contaminates` names the nearest evaluation image of a row with status ok, also
-of human rows and of duplicates.
+Groups are connected components over the links of `near` and the semantic ones, so the row that is kept may differ from
+the one that `near` kept. The best row is a human one, then the one with the higher `web_itm` (scored before not
+scored), then the one with more pixels, then the one with the lower uid. `contaminates` names the nearest evaluation
+image of a row with status ok, also of human rows and of duplicates.
 
 The stage always runs, so that repeated keys are found and the column `contaminates` exists. Rows without an embedding
 (not scored) are compared by near's links and their perceptual hash.
 
 One worker processes all shards in memory: 100 bytes per row, 2 bytes per number of an embedding, and as much again for
-the index (4 bytes below 50,000). 200,000 rows with embeddings of 256 numbers take 18 s on one core and 0.3 GB; a
-million takes 1.2 GB.
+the index (4 bytes per number for fewer than 50,000 embeddings). 200,000 rows with embeddings of 256 numbers take 18 s
+on one core and 0.3 GB; a million takes 1.2 GB.
 """
 
 from collections.abc import Iterator

@@ -31,6 +31,7 @@ from capfilt.store.layout import RunLayout, ShardSpec
 from capfilt.store.row_filter import open_output
 from capfilt.store.schema import PAIRS, arrow
 from capfilt.store.shards import link_shard
+from capfilt.store.sidecars import KILLED
 
 Row = dict[str, Any]
 """Columns of `pairs`; a missing one is null."""
@@ -41,13 +42,13 @@ THREADS = 3
 LARGE = 2 * 10**6
 """Pixels; images with more are decoded one at a time."""
 AHEAD = 256
-"""Maximum number of rows that are decoded ahead ..."""
+"""Maximum number of rows that are decoded ahead."""
 AHEAD_BYTES = 16 * 2**20
-"""... and of the bytes of their image files."""
+"""Maximum number of bytes of the image files that are decoded ahead."""
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return the sources and the rules, without file paths; the block list by its content."""
+    """Return the sources and the rules, without file paths; the block list is represented by a hash of its content."""
     sources = [source.fingerprint_fields() | {"name": source_name(source)} for source in pipeline.sources]
     blocked = BlockList(pipeline.ingest.block_hashes).content_digest()
     rules = pipeline.ingest.model_dump() | {"block_hashes": blocked}
@@ -112,7 +113,7 @@ class IngestStage:
         """Return what is known before the image is decoded, and start the decoding unless the row is refused."""
         row = self._source_columns(spec.source, raw)
         if position in quarantined:
-            return row | _quarantined("killed_worker", "killed its worker"), None
+            return row | _quarantined("killed_worker", KILLED), None
         row |= self._check_bytes(raw)
         return row, None if "status" in row else self._decode(raw.image or b"", row["sha256"], pool)
 
@@ -155,7 +156,7 @@ class IngestStage:
         return found if wrong is None else found | _quarantined("hash_mismatch", wrong)
 
     def _decode(self, data: bytes, sha256: str, pool: ThreadPoolExecutor) -> "Future[Facts | ImageError]":
-        """Start decoding an image; a file that the row before has, too (its next text), is not decoded again."""
+        """Start decoding an image, unless the previous row has the same file (one image with several texts)."""
         if self._last is None or self._last[0] != sha256:
             self._last = sha256, pool.submit(self._examine, data)
         return self._last[1]

@@ -1,9 +1,10 @@
-"""How well each text fits its image: ITC (raw cosine) and ITM (softmax P(match)) of the row's own text and captions.
+"""score: measure how well each text fits its image, by ITC (raw cosine) and ITM (softmax P(match)).
 
-Asked are rows of every role that ingest let pass and that are not marked as near-duplicates (`dedup.skip_models`).
-An image is encoded once for all of its texts, each cleaned as the judge asks (BLIP: `pre_caption`); a text of which
-nothing is left has null scores, never 0. Scores are stored, select decides.
-A human image is judged beside one other human row's text too: a pair known to be wrong, by which select may calibrate.
+The texts of a row are its own and its captions. Rows of every role with status ok are scored, unless they are marked as
+near-duplicates and `dedup.skip_models` is set. An image is encoded once for all of its texts. The judge cleans each
+text (BLIP: `pre_caption`); one that is empty after cleaning has null scores, never 0. `select` decides by the scores.
+
+A human image is also scored with the text of another human row: a pair known to be wrong, for `calibrate`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from capfilt.store.schema import CAPTIONS, NEAR, PAIRS, SCORES, arrow, score_col
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return how images are batched, and which rows are judged; None without judge. Weights count by their digest."""
+    """Return how images are batched, and which rows are judged; None without judge. The planner adds the digest."""
     if pipeline.score is None:
         return None
     return {**fingerprint_fields(pipeline.score), "skip_models": pipeline.dedup.skip_models}
@@ -35,7 +36,7 @@ SPEC = StageSpec(output=SCORES, version=4, settings=settings, inputs=(PAIRS, NEA
 
 
 class ScoreStage:
-    """pairs and captions -> scores, one or one list a row, and the image's embedding (E,) float16, L2-normalised."""
+    """Writes `score-<fp>`: scores of each row's texts, and its image's embedding, (E,) float16, L2-normalised."""
 
     spec: ClassVar[StageSpec] = SPEC
 
@@ -61,22 +62,30 @@ class ScoreStage:
 
     def process(self, task: Task) -> None:
         """Score one shard's texts; see `Stage.process`. Raises DataError for damaged inputs."""
-        self.open(task.index)
+        self.choose_mismatched(task.index)
         rows = read_rows(self.layout, task.index, SPEC.inputs, ("web", "human"), task.rows)
         path = self.layout.shard(SCORES, task.index)
         with self.worker.threads(), open_output(path, self.schema, task.rows) as output:
             output.write(sidecar_record(row, found) for row, found in self.worker.answers(rows))
 
-    def open(self, shard: int) -> None:
-        """Prepare a shard's mismatched texts, before its first row. Raises DataError for damaged pairs."""
+    def choose_mismatched(self, shard: int) -> None:
+        """Choose a shard's mismatched texts, before its first row is scored. Raises DataError for damaged pairs."""
         self._wrong = mismatched(self.layout, shard, self.judge.clean)
 
     def answer(self, rows: list[Row]) -> dict[int, Record]:
-        """Position -> scores and embedding, of rows with a prepared image."""
+        """Score rows with a prepared image. Return as `scores`."""
         return self.scores(rows, self.judge.encode(prepared_of(rows)))
 
     def scores(self, rows: list[Row], states: States) -> dict[int, Record]:
-        """Position -> the row's scores and embedding; `states` of the rows' images."""
+        """Score rows whose images are encoded.
+
+        Args:
+            rows: B rows.
+            states: the judge's states of their images, B.
+
+        Returns:
+            Position -> columns of the sidecar: ITC in [-1, 1], ITM in [0, 1], embedding (E,) float16.
+        """
         texts = [[*self._texts(row), self._wrong.get(row.position, "")] for row in rows]
         judged = self.judge.match(states, [[text for text in some if text] for some in texts])
         embeddings = self.judge.embed(states).half().cpu().numpy()  # (B, D)
@@ -86,13 +95,19 @@ class ScoreStage:
         }
 
     def _texts(self, row: Row) -> list[str]:
-        """The row's own text, then its captions, cleaned; "" where nothing is left."""
+        """Return the row's own text and its captions, cleaned; "" where nothing is left."""
         texts = (row.text or "", *(caption["text"] for caption in row.captions or []))
         return [self.judge.clean(text) for text in texts]
 
 
 def _columns(row: Row, texts: Sequence[str], matches: Sequence[Match]) -> Record:
-    """`matches`: of the texts of which something is left."""
+    """Return a row's score columns.
+
+    Args:
+        row: the row.
+        texts: its own text, its captions and the mismatched text, cleaned.
+        matches: the scores of those that are not empty, in order.
+    """
     found = iter(matches)
     web, *captions, wrong = [next(found) if text else Match() for text in texts]
     scores: Record = {"web_itc": web.itc, "web_itm": web.itm, "mismatch_itm": wrong.itm}

@@ -16,7 +16,7 @@ from capfilt.store.schema import CALIBRATION, CANDIDATES, CAPTIONS, DEDUP, NEAR,
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """Return the policy's settings, and the captioner's name and decoding, which are written beside its texts."""
+    """Return the policy's settings, and the captioner's name and decoding, which are stored with its texts."""
     use = pipeline.caption
     captioner = None if use is None else [model_name(use.model), decoding_json(use.decoding, use.seed, 0)]
     return {"select": pipeline.select.model_dump(mode="json"), "caption": captioner, "round": pipeline.round}

@@ -1,6 +1,6 @@
 """Fingerprints: everything that determines a stage's output, hashed for folder names.
 
-The inputs of a fingerprint are stored beside it, so that a changed fingerprint can be explained.
+A stage's folder also stores the inputs of its fingerprint (fingerprint.json), so that a change can be explained.
 """
 
 import hashlib

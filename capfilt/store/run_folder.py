@@ -70,6 +70,7 @@ class Run:
 
     layout: RunLayout
     facts: dict[str, Any]
+    """Contents of run.json."""
     folder: RunFolder
 
 
@@ -78,6 +79,7 @@ def open_run(path: str | Path) -> Run:
 
     Raises:
         DataError: no folder, no run.json in it, or one that is damaged.
+        ConfigError: its pipeline has a key or value that this version of capfilt does not allow.
     """
     folder = RunFolder(path)
     file = folder.path / "run.json"

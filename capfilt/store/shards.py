@@ -150,7 +150,7 @@ def _empty(schema: pa.Schema) -> pa.BufferReader:
 
 
 def _size(row: Mapping[str, Any]) -> int:
-    """Return the bytes of a row's image and text, which make up most of a row group."""
+    """Return the bytes of a row's image plus the characters of its text, which make up most of a row group."""
     image = row.get("image")
     return (len(image.get("bytes") or b"") if isinstance(image, dict) else 0) + len(row.get("text") or "")
 

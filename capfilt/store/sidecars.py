@@ -52,11 +52,13 @@ class Captions:
     sample: NDArray[np.int64]
     """Number of the sample, (m,)."""
     text: pa.Array
+    """String, (m,)."""
     logprob: pa.Array
+    """Mean natural logarithm of the probability per token, (m,) float32."""
 
     @classmethod
     def of(cls, lists: pa.ChunkedArray) -> "Captions":
-        """Flatten the column `captions` of the caption stage."""
+        """Flatten the column `captions` of the caption stage: one list per pairs row, null where not captioned."""
         sizes, flat = _sizes(lists), _flat(lists)
         row = np.repeat(np.arange(len(sizes)), sizes)
         place = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -118,13 +120,13 @@ def failed(layout: RunLayout, kind: ShardTable, shard: int, uids: pa.ChunkedArra
 
 def _killed(layout: RunLayout, shard: int, uids: pa.ChunkedArray) -> Bools:
     """Return whether each row killed the worker of every model stage that processed it, (n,)."""
-    asked, killed = np.zeros(len(uids), dtype=int), np.zeros(len(uids), dtype=int)
+    processed, killed = np.zeros(len(uids), dtype=int), np.zeros(len(uids), dtype=int)
     for kind in (CAPTIONS, SCORES):
         found = sidecar(layout, kind, shard, ["status", "error"], uids)
         status, error = objects(found["status"]), objects(found["error"])
-        asked += equal(status, "ok") | equal(status, "failed")
+        processed += equal(status, "ok") | equal(status, "failed")
         killed += equal(status, "failed") & equal(error, KILLED)
-    every: Bools = (killed > 0) & (killed == asked)
+    every: Bools = (killed > 0) & (killed == processed)
     return every
 
 
@@ -139,8 +141,8 @@ def objects(column: pa.ChunkedArray) -> NDArray[np.object_]:
     return np.array(column.to_pylist(), dtype=object)
 
 
-def floats(column: pa.Array) -> Floats:
-    """Return a column as a writable float32 array, NaN where null."""
+def floats(column: pa.Array | pa.ChunkedArray) -> Floats:
+    """Return a column as a writable float32 array, (n,), NaN where null."""
     return np.array(column.to_numpy(zero_copy_only=False), dtype=np.float32)
 
 

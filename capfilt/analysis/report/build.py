@@ -1,7 +1,7 @@
 """Write the report of a run: numbers, charts, pictures and the run's facts in one HTML file.
 
-No text of a stranger becomes a link, an event handler or a part of the script, whose data are numbers, as JSON with `<`
-escaped. Equal runs give equal bytes.
+Untrusted text never becomes a link, an event handler or a part of the script. The script's data are numbers, written as
+JSON with `<` escaped. Equal runs give equal bytes.
 """
 
 import json
@@ -35,7 +35,7 @@ def write_report(layout: RunLayout, facts: Mapping[str, Any], accounting: Mappin
         out: the HTML file to write.
 
     Raises:
-        DataError: nothing is ingested yet, or a shard is damaged, by name.
+        DataError: nothing is ingested yet, or a shard is damaged; the message names it.
         InputError: a shard is damaged in a way that only a query finds.
     """
     with connect(layout) as connection:
@@ -71,7 +71,7 @@ def _context(
 
 
 def _tiles(context: Mapping[str, Any], rows: Mapping[str, int] | None) -> dict[str, int]:
-    """Sums at the top of the page; without an accounting they come from the first and last step of the funnel."""
+    """Return the sums at the top of the page; without an accounting they are taken from the funnel's steps."""
     steps = context["funnel"]
     if rows is None:
         came, quarantined = steps[0]["n"], steps[0]["n"] - steps[1]["n"]

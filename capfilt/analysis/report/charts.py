@@ -17,11 +17,11 @@ _SCORES = {
 
 
 def chart(counts: Counts, axis: Axis, select: SelectSettings) -> dict[str, Any]:
-    """One score's chart: an SVG path per origin, tick marks and the slider's position."""
+    """Return one score's chart: an SVG path per origin, tick marks and the slider's position."""
     title, meaning = _SCORES[axis.score]
     own = axis.edges[axis.at]
-    apart = next(step for step in (0.1, 0.2, 0.5) if axis.high - axis.low <= 5.01 * step)
-    ticks = [round(axis.low + k * apart, 1) + 0.0 for k in range(int((axis.high - axis.low) / apart + 1.01))]
+    spacing = next(step for step in (0.1, 0.2, 0.5) if axis.high - axis.low <= 5.01 * step)
+    ticks = [round(axis.low + k * spacing, 1) + 0.0 for k in range(int((axis.high - axis.low) / spacing + 1.01))]
     return {
         "score": axis.score,
         "title": title,
@@ -42,7 +42,7 @@ def _bars(origin: str, steps: list[int]) -> dict[str, Any]:
 
 
 def script_data(counts: Counts, select: SelectSettings) -> Markup:
-    """Data of the script: edges and the run's position on both axes, the rule, and the counts by both bins."""
+    """Return the script's data as JSON: edges and threshold of both axes, the rule, and the counts by both bins."""
     axes = {
         axis.score: {"edges": [round(e, 7) for e in axis.edges], "at": axis.at} for axis in (counts.itm, counts.itc)
     }

@@ -1,4 +1,4 @@
-"""Examples of the report: which texts are shown, and their pictures. Chosen by score, to show every kind of verdict.
+"""Examples of the report, chosen by score so that they show every kind of verdict, and their thumbnails.
 
 For web and for synthetic texts each: two from every tenth of the score's range, and the three nearest to the threshold
 on either side. Ties are broken by uid, which is a hash, so the choice is as good as random and always the same. Texts
@@ -56,9 +56,10 @@ _TEXTS = f"""
 
 
 def deciding(select: SelectSettings) -> tuple[Score, float]:
-    """The score over which the examples are spread, and the threshold to look around.
+    """Return the score over which the examples are spread, and the threshold around which they are dense.
 
-    The policy's most important score; ITM if it needs none. Without a threshold, the value of the unused setting.
+    The score is the policy's most important one; ITM if the policy needs none. The threshold is that of the settings,
+    even if the policy does not use it.
     """
     score: Score = next(iter(policy_of(select).needs(select)), "itm")
     return score, select.itm_threshold if score == "itm" else select.itc_threshold
@@ -74,7 +75,7 @@ def choose(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> lis
 
 
 def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Texts per uid: own text, then captions; `judged` is true where a threshold decides on the text."""
+    """Return the texts per uid: own text, then captions; `judged` is true where a threshold decides on the text."""
     out: dict[str, list[dict[str, Any]]] = {uid: [] for uid in uids}
     for row in ask(connection, _TEXTS, {"uids": list(uids)}).records():
         out[row["uid"]].append(row)
@@ -82,7 +83,7 @@ def texts(connection: duckdb.DuckDBPyConnection, uids: Sequence[str]) -> dict[st
 
 
 def card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Counts) -> dict[str, Any]:
-    """One image and its texts, with its own text's scores to sort by; null scores sort first."""
+    """Return one image with its texts, and with its own text's scores to sort by; null scores sort first."""
     texts = [line | {"i": counts.itm.bin(line["itm"]), "j": counts.itc.bin(line["itc"])} for line in lines]
     own = {score: -2.0 if lines[0][score] is None else lines[0][score] for score in ("itm", "itc")}
     verdicts = sorted({f"{line['origin']}-{'kept' if line['kept'] else 'rejected'}" for line in lines})
@@ -90,7 +91,7 @@ def card(uid: str, picture: str | None, lines: list[dict[str, Any]], counts: Cou
 
 
 def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:
-    """uid -> data URI. Leaves out pictures that cannot be decoded. Reads only the row groups that hold these rows."""
+    """Return uid -> data URI, without pictures that cannot be decoded. Only row groups with these rows are read."""
     out: dict[str, str] = {}
     for path in (layout.shard(PAIRS, index) for index in range(len(layout.shards))):
         for uid, data in _images(path, uids) if path.is_file() and uids else ():
@@ -101,7 +102,7 @@ def thumbnails(layout: RunLayout, uids: Collection[str]) -> dict[str, str]:
 
 
 def _images(path: Path, uids: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """(uid, image file) of those of these rows whose status is ok."""
+    """Yield (uid, image file) of the rows with these uids and status ok."""
     light = table(path, ["uid", "status"])
     found = pc.and_(pc.is_in(light["uid"], pa.array(sorted(uids))), pc.equal(light["status"], "ok"))
     wanted = np.flatnonzero(found.to_numpy())

@@ -31,7 +31,7 @@ _STEPS: dict[Score, int] = {"itm": 200, "itc": 100}
 
 @dataclass(frozen=True)
 class Axis:
-    """The edges of one score: rising float32 values. `at` is the index of the run's threshold among them.
+    """The edges of one score: ascending float32 values. `at` is the index of the run's threshold among them.
 
     The bin of a text is the index of the last edge that is not above its score; -1 where the score is null.
     """
@@ -43,15 +43,15 @@ class Axis:
     at: int
 
     def bin(self, value: float | None) -> int:
-        """Index of the bin of a score."""
+        """Return the index of the bin of a score."""
         return -1 if value is None else max(bisect_right(self.edges, value) - 1, 0)
 
     def place(self, value: float) -> float:
-        """Position of a value on the axis, 0 (left) .. 1 (right)."""
+        """Return the position of a value on the axis, 0 (left) .. 1 (right)."""
         return (value - self.low) / (self.high - self.low)
 
     def sql(self) -> str:
-        """`bin` of the column as SQL: the step by division, corrected by comparison in float32, plus the extra edge."""
+        """Return `bin` as an SQL expression: the step by division, corrected in float32, plus the extra edge."""
         n, x = _STEPS[self.score], self.score
         step = f"floor({x}::DOUBLE * {n})"
         step = f"({step} + ({x} >= (({step} + 1) / {n}e0)::FLOAT)::INT - ({x} < ({step} / {n}e0)::FLOAT)::INT)"
@@ -69,10 +69,10 @@ class Counts:
     itm: Axis
     itc: Axis
     cells: dict[str, list[tuple[int, int, int]]]
-    """Source -> (itm bin, itc bin, texts), rising."""
+    """Origin -> (ITM bin, ITC bin, number of texts), in ascending order of bins."""
 
     def marginal(self, origin: str, score: Score) -> list[int]:
-        """Texts per step of an axis. The extra edge divides no step; the value at the upper end is in the last step."""
+        """Return the texts per step of an axis. The extra edge splits no step; the last step includes the upper end."""
         axis, which = (self.itm, 0) if score == "itm" else (self.itc, 1)
         steps = round((axis.high - axis.low) * _STEPS[score])
         out = [0] * steps
@@ -96,7 +96,7 @@ def count(connection: duckdb.DuckDBPyConnection, select: SelectSettings) -> Coun
 
 
 def _itc_axis(bounds: tuple[Any, ...], threshold: float | None) -> Axis:
-    """An axis in steps of 0.1 that holds the stored scores' bounds and the threshold."""
+    """Return an axis that includes all stored scores and the threshold, with its ends at multiples of 0.1."""
     values = [float(value) for value in (*bounds, threshold) if value is not None]
     low = max(floor(min(values, default=0.0) * 10) / 10, -1.0)
     high = min(ceil(max(values, default=1.0) * 10) / 10, 1.0)
@@ -104,7 +104,7 @@ def _itc_axis(bounds: tuple[Any, ...], threshold: float | None) -> Axis:
 
 
 def _axis(score: Score, low: float, high: float, threshold: float | None) -> Axis:
-    """An axis with an edge at the run's threshold; without one, the run's place is the left end."""
+    """Return an axis with an edge at the run's threshold; without a threshold, `at` is the left end."""
     own = float(np.float32(low if threshold is None else threshold))
     edges = sorted({*_grid(score, low, high), own})
     return Axis(score, low, high, edges, edges.index(own))

@@ -1,7 +1,7 @@
 """Rendering of the HTML pages: Jinja2 with autoescape, and the filters that format values.
 
-The pages show texts, keys and URLs of strangers. Therefore Jinja2 escapes everything, and the Content-Security-Policy
-allows one script by its hash, inline styles and pictures inside the file, and no request.
+The pages show untrusted texts, keys and URLs. Therefore Jinja2 escapes everything. The Content-Security-Policy allows
+one script by its hash, inline styles and pictures inside the file; it allows no request.
 """
 
 from base64 import b64encode
@@ -17,7 +17,7 @@ from capfilt.analysis.sql import visible
 
 _HERE = Path(__file__).parent
 _LONGEST = 400
-"""Characters of a text that are shown at most."""
+"""Maximum number of characters that are shown of a text."""
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

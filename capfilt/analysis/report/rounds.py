@@ -1,6 +1,6 @@
 """The report of a loop, RUN/report.html: rounds compared by noise removed, texts kept, metrics, losses and captions.
 
-Each round has a report of its own in its folder. As there, strangers' texts are escaped. The page's
+Each round has a report of its own in its folder. Untrusted text is escaped, as it is there. The page's
 Content-Security-Policy allows no script and no request.
 """
 
@@ -48,21 +48,21 @@ def write_loop_report(run: Path) -> Path:
     if facts is None:
         raise DataError(f"{run}: no loop.json there; `capfilt run` of a pipeline with `pretrain` writes it")
     rounds = facts["rounds"]
-    jobs = [open_run(run / f"round-{one['round']}").layout for one in rounds]
+    layouts = [open_run(run / f"round-{one['round']}").layout for one in rounds]
     context = {
         "name": facts["pipeline"]["name"],
         "rounds": [_counts(one) for one in rounds],
         "metrics": _metrics([one["metrics"] for one in rounds]),
         "images": rounds[0]["metrics"].get("images"),
         "stages": _stages(run, rounds),
-        "cards": _cards(jobs),
+        "cards": _cards(layouts),
     }
     write_atomic(run / "report.html", render("loop.html.j2", context))
     return run / "report.html"
 
 
 def _counts(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts that a round kept, and the share of its judged texts that it rejected: the paper's noise ratio."""
+    """Return the texts that a round kept, and the share of judged texts that it rejected: the paper's noise ratio."""
     counts = one["accounting"]
     texts = {origin: counts["texts"][origin] for origin in ORIGINS if origin in counts["texts"]}
     origins = [{"origin": origin, **_judged(of)} for origin, of in texts.items() if of["candidates"]]
@@ -85,7 +85,7 @@ def _metrics(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _stages(run: Path, rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Charts of the losses per training stage."""
+    """Return the charts of the losses per training stage."""
     stages = []
     for stage in (stage for stage in STAGES if stage in rounds[0]["folders"]):
         logs = [_log(run / f"round-{one['round']}" / one["folders"][stage] / "log.jsonl") for one in rounds]
@@ -99,7 +99,7 @@ def _log(path: Path) -> list[dict[str, float]]:
 
 
 def chart(term: str, logs: Sequence[Iterable[Mapping[str, float]]]) -> dict[str, Any]:
-    """A loss over the steps, one line per round on common axes, as SVG paths in WIDTH x HEIGHT."""
+    """Return the chart of a loss over the steps: one SVG path per round, on common axes, in WIDTH x HEIGHT."""
     curves = [[(line["step"], line[term]) for line in log if term in line] for log in logs]
     points = [point for curve in curves for point in curve]
     last = max(step for step, _ in points)
@@ -114,16 +114,16 @@ def chart(term: str, logs: Sequence[Iterable[Mapping[str, float]]]) -> dict[str,
     return {"term": term.upper(), "paths": paths, "ends": ends, "low": low, "high": high, "steps": int(last)}
 
 
-def _cards(jobs: Sequence[RunLayout]) -> list[dict[str, Any]]:
-    """The same images for all rounds, in the order of uids, with the caption of each round."""
-    with connect(jobs[0]) as connection:
+def _cards(layouts: Sequence[RunLayout]) -> list[dict[str, Any]]:
+    """Return the same images for all rounds, in the order of uids, with the caption of each round."""
+    with connect(layouts[0]) as connection:
         uids = [row[0] for row in ask(connection, _CHOICE, {"n": CARDS}).rows]
         own = {row["uid"]: row for row in ask(connection, _OWN, {"uids": uids}).records()}
     captions = []
-    for layout in jobs:
+    for layout in layouts:
         with connect(layout) as connection:
             captions.append({row["uid"]: row for row in ask(connection, _CAPTIONS, {"uids": uids}).records()})
-    pictures = thumbnails(jobs[0], uids)
+    pictures = thumbnails(layouts[0], uids)
     return [
         {"uid": uid, "picture": pictures.get(uid), "own": own.get(uid), "captions": [one.get(uid) for one in captions]}
         for uid in uids
