@@ -18,7 +18,7 @@ from capfilt.models.blip.config import MEDConfig, TextConfig, VisionConfig
 from capfilt.models.blip.med import MED
 from capfilt.models.blip.tokenizer import TextTokenizer, wordpiece
 from tests.ray_cluster import connected_ray, ray_address  # noqa: F401
-from tests.tiny_runs import make_layout, no_threads_left, pairs_row, picture, write_sidecar  # noqa: F401
+from tests.tiny_runs import make_layout, no_threads_left, pairs_row, picture, two_threads, write_sidecar  # noqa: F401
 
 settings.register_profile("same", derandomize=True, deadline=None)  # a gate must not roll dice
 settings.register_profile("search", max_examples=1000, deadline=None)  # pytest --hypothesis-profile=search
@@ -34,6 +34,15 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     if not pluginmanager.hasplugin("xdist"):
         for option in ("--numprocesses", "--maxprocesses", "--dist"):
             parser.addoption(option, help="ignored: pytest-xdist is not there")
+        parser.addoption("--no-loadscope-reorder", action="store_true", help="ignored: pytest-xdist is not there")
+
+
+LONG = ("test_run", "test_ray_pool", "test_laion", "test_distributed", "test_caption_score", "test_loop", "test_parity")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no worker is alone with one of them at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 TINY_COLOURS = {

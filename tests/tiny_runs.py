@@ -27,6 +27,15 @@ def no_threads_left() -> Iterator[None]:
     assert after == before, f"the test left torch with {after} threads; there were {before}"
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Give torch two threads for the time of a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def picture() -> Callable[[int], bytes]:
     """picture(i): a PNG of 48 x 36 pixels, always the same, another for each i."""

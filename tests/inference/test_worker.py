@@ -28,11 +28,11 @@ class Watched(FakeSystem):
         return super().encode(prepared)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(("stage", "part"), [(CaptionStage, "caption"), (ScoreStage, "score")])
 def test_torch_threads_are_put_back(stage: Any, part: str, make_layout: Any, pairs_row: Any) -> None:
     models = {"caption": None, "score": {"model": "fake"}, part: {"model": "fake"}}
     layout = make_layout([[pairs_row(i) for i in range(5)]], **models)
-    torch.set_num_threads(2)
     made = stage(layout)
     made.setup()
     watched = Watched()
@@ -42,9 +42,9 @@ def test_torch_threads_are_put_back(stage: Any, part: str, make_layout: Any, pai
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_and_after_an_error_too(make_layout: Any, pairs_row: Any) -> None:
     layout = make_layout([[pairs_row(0)]], caption={"model": "fake"})
-    torch.set_num_threads(2)
     made = CaptionStage(layout)
     made.setup()
 
