@@ -91,7 +91,7 @@ def test_damaged_safetensors(folder: Path) -> None:
         path.write_bytes(part)
         fails(folder, r"model\.safetensors: damaged")
     path.unlink()
-    fails(folder, r"no model\.safetensors here")
+    fails(folder, r"no model\.safetensors in this folder")
 
 
 def test_missing_tensor_is_named(folder: Path) -> None:
