@@ -1,1 +1,1 @@
-"""From rows to a model: batches, decoding threads, transfer to the device."""
+"""Run models on rows: batches, decoding threads, transfer to the device."""

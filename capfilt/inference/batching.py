@@ -1,11 +1,11 @@
-"""How many images a model is given at once: as the pipeline says, or as many as pay; fewer where memory runs out.
+"""Choose the number of images per batch, run a batch in several threads, and make batches smaller if memory runs out.
 
-A CPU worker with several cores (`resources.STAGE.num_cpus`) shares a batch out to as many lanes, each a thread with one
-torch thread, in place of a team of threads for each product: 0.84 of the cores' product peak in vision against 0.79,
-and the bits of a worker with one core (BLIP-base, two cores, AVX512).
+A CPU worker with several cores (`resources.STAGE.num_cpus`) divides a batch among as many lanes. A lane is a thread
+that has one torch thread. This reaches 0.84 of the cores' peak in vision; one lane whose products use a team of threads
+reaches 0.79 (BLIP-base, two cores, AVX512). The results have the bits of a worker with one core.
 
-None of this moves a bit on a CPU in fp32 or int8. On a GPU sums differ in their last bits with the batch; give a number
-there where two machines are to give the same bytes.
+On a CPU in fp32 or int8 the results have the same bits with every batch size. On a GPU the last bits of sums depend on
+it: set `batch_size` to a number if two machines must write the same bytes.
 """
 
 import time
@@ -25,29 +25,39 @@ from capfilt.inference.rows import Record, Row
 from capfilt.models.protocols import System
 
 ON_CPU = 48
-"""Captioning an image takes 154 ms in batches of 16, 123 in batches of 48 and 122 in batches of 64 (BLIP-base, two
-threads); vision goes image by image, and scoring does not care."""
+"""Largest batch per lane that "auto" chooses on a CPU. Captioning an image takes 154 ms in batches of 16, 123 in batches
+of 48 and 122 in batches of 64 (BLIP-base, two threads). The time of vision and scoring does not depend on it."""
 FIRST, LAST = 8, 512
-"""Sizes tried on a GPU, by doubling."""
+"""Smallest and largest size that are tried on a GPU, by doubling."""
 MIN_SPEEDUP = 1.05
 """Least speed-up per image that justifies doubling the batch."""
 BLANK = 384
-"""Side of the image that is timed, pixels."""
+"""Side of the images that the probe uses, in pixels."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 Answer = Callable[[list[Row]], dict[int, Record]]
-"""Rows with a prepared image -> position -> what the systems say."""
+"""Runs the systems: rows with a prepared image -> the position of each row -> its record."""
 
 
 def lanes_of(pipeline: Pipeline, stage: str, system: System) -> int:
-    """The cores that a worker of the stage was given, whole ones; 1 on a GPU."""
+    """Return the number of lanes: the whole cores of a worker of this stage on a CPU, 1 on a GPU."""
     given = pipeline.resources.get(stage, Resources()).num_cpus
     return max(int(given), 1) if system.device.type == "cpu" else 1
 
 
 def batch_size(use: ModelSettings, systems: Sequence[System], answer: Answer, lanes: int = 1) -> int:
-    """The pipeline's number; for "auto" what memory allows on a CPU, and what a short probe finds best on a GPU."""
+    """Return the number of images per batch.
+
+    "auto" takes an eighth of the free memory on a CPU, at most `ON_CPU` images per lane. On a GPU it times batches of
+    blank images (`probe`).
+
+    Args:
+        use: settings with the batch size, a number or "auto".
+        systems: those that answer, on one device.
+        answer: runs them.
+        lanes: as `lanes_of` returns it.
+    """
     if use.batch_size != "auto":
         return use.batch_size
     if systems[0].device.type == "cpu":
@@ -67,9 +77,14 @@ def batch_size(use: ModelSettings, systems: Sequence[System], answer: Answer, la
 
 
 def probe(seconds: Callable[[int], float], systems: Sequence[System] = ()) -> int:
-    """The size from which on doubling gains less than `MIN_SPEEDUP`, or does not fit; `seconds(n)` is that of n images.
+    """Double the batch size as long as this speeds up each image by `MIN_SPEEDUP` and fits in memory.
 
-    What did not fit leaves caches behind, which the systems are asked to free.
+    Args:
+        seconds: number of images -> time of one batch, in seconds.
+        systems: those whose caches are freed after a size that did not fit.
+
+    Returns:
+        The last size that was worth it, `FIRST` to `LAST`.
     """
     size = FIRST
     try:
@@ -85,15 +100,28 @@ def probe(seconds: Callable[[int], float], systems: Sequence[System] = ()) -> in
 
 
 class AdaptiveBatcher:
-    """Asks systems about batches, in pieces that fit: halved when memory runs out, and so from then on."""
+    """Runs systems on batches, in pieces that fit in memory. If memory runs out, this and later pieces are halved."""
 
     def __init__(self, answer: Answer, lanes: int = 1, systems: Sequence[System] = ()) -> None:
-        """`systems`: those that answer; they are asked to free their caches when memory runs out."""
+        """Create the lanes.
+
+        Args:
+            answer: runs the systems.
+            lanes: as `lanes_of` returns it.
+            systems: those whose caches are freed when memory runs out.
+        """
         self._answer, self._size, self._systems = answer, LAST * lanes, systems
         self._lanes = ThreadLanes(lanes)
 
     def __call__(self, batch: list[Row]) -> dict[int, Record]:
-        """Answers for the rows with status ok, whose images are dropped. Raises ConfigError: not one image fits."""
+        """Run the systems on the rows with status ok, and drop the images of these rows.
+
+        Returns:
+            Position of each such row -> its record.
+
+        Raises:
+            ConfigError: memory does not suffice for one image.
+        """
         asked = [row for row in batch if row.status == "ok"]
         found: dict[int, Record] = {}
         while asked:
@@ -124,17 +152,21 @@ class AdaptiveBatcher:
 
 
 class ThreadLanes:
-    """Threads of one torch thread each. torch lets go of Python's lock inside its products, so they work at once."""
+    """Threads of one torch thread each. They run in parallel because torch releases Python's lock in its products."""
 
     def __init__(self, count: int) -> None:
+        """Start `count` threads; with 1, the calling thread is used."""
         self.count = count
         self._pool = ThreadPoolExecutor(count, "lane", torch.set_num_threads, (1,)) if count > 1 else None
 
     def map(self, call: Callable[[list[T]], U], items: list[T]) -> list[U]:
-        """`call` of as many neighbouring parts of the items as there are lanes, in order; here where there is one lane.
+        """Divide the items into one part of neighbours per lane, and call `call` on the parts in parallel.
 
-        A single item, too, has one thread: bits may depend on how many there are. What a lane raises
-        is raised when all have ended.
+        With several lanes even a single item is computed in one of them, because the bits may depend on the number of
+        torch threads. If a lane raises, its exception is raised after all lanes have ended.
+
+        Returns:
+            The results in the order of the parts.
         """
         if self._pool is None or not items:
             return [call(items)]
@@ -146,12 +178,12 @@ class ThreadLanes:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch's for a GPU, its RuntimeError for a CPU, Python's own."""
+    """Return whether an error means that memory ran out: torch's on a GPU or on a CPU, or Python's."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _blank(position: int, systems: Sequence[System]) -> Row:
-    """A row of usual size, to be timed."""
+    """Return a row with a blank image and a text of usual length, for the probe."""
     image = Image.new("RGB", (BLANK, BLANK))
     buffer = BytesIO()
     image.save(buffer, "PNG")
@@ -161,7 +193,7 @@ def _blank(position: int, systems: Sequence[System]) -> Row:
 
 
 def _available() -> int:
-    """Bytes of memory that could be had now; without Linux's word for it, those of 8 GiB."""
+    """Return the available memory in bytes; 8 GiB where /proc/meminfo does not exist (other systems than Linux)."""
     try:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))

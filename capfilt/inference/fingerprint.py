@@ -1,4 +1,4 @@
-"""What of a model's settings decides its numbers. Needs no torch, unless the device is left open."""
+"""The settings of a model that its numbers depend on. Needs no torch, unless `device` is auto."""
 
 from typing import Any
 
@@ -8,22 +8,24 @@ from capfilt.models.registry import default_prompt
 
 
 def fingerprint_fields(use: ModelSettings) -> dict[str, Any]:
-    """What of the settings decides a model's numbers, JSON-able. The weights count by their digest.
+    """Return the settings that a model's numbers depend on, JSON-able. The weights count by their digest.
 
-    Sums differ in their last bits between a CPU and a GPU, and on a GPU with the batch, so that both are fields.
+    Device and batch size are included because sums differ in their last bits between a CPU and a GPU, and between
+    batch sizes on a GPU.
     """
     return {"batch_size": use.batch_size, "precision": use.precision, "device": use.device}
 
 
 def resolve_models(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with what its models decide by default filled in: device, prompt, and suggested thresholds.
+    """Fill in the settings whose defaults depend on the models: devices, prompt and thresholds.
 
-    `device: auto` becomes cpu or cuda; a prompt that is not given the captioner's own; `select.itm_threshold` and
-    `select.itc_threshold` that are not given those of the judge's card, where it states them.
+    - `device: auto` becomes cuda if `resources` gives the stage GPUs or this machine has one, else cpu. One run
+      therefore never mixes numbers of a CPU and a GPU. torch is imported only if `resources` gives no GPUs.
+    - The prompt, if not set, becomes the captioner's own, so that the stored decoding of every text has its prompt.
+    - `select.itm_threshold` and `select.itc_threshold`, if not set, become those of the judge's card, if it has them.
 
-    So one run never mixes a CPU's numbers with a GPU's, and every text's decoding says with which prompt it was drawn.
-    cuda: the stage's workers are given GPUs (`resources`), or this machine has one. Without GPUs in `resources` torch
-    is asked, and imported for that.
+    Returns:
+        A changed copy, or the pipeline itself if there is nothing to fill in.
 
     Raises:
         ConfigError: no such captioner.
@@ -42,7 +44,7 @@ def resolve_models(pipeline: Pipeline) -> Pipeline:
 
 
 def _suggested_thresholds(pipeline: Pipeline) -> dict[str, float]:
-    """The thresholds of the judge's card that the pipeline leaves open."""
+    """Return the thresholds of the judge's card that the pipeline does not set, if they differ from the defaults."""
     card = None if pipeline.score is None else find_card(pipeline.score.model)
     stated = {f"{score}_threshold": value for score, value in card.thresholds.items()} if card else {}
     select = pipeline.select

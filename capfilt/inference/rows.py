@@ -1,10 +1,10 @@
-"""What caption and score share: a shard's rows beside their sidecars, in batches for a model, images decoded ahead.
+"""Read the rows of a shard with their sidecars, form batches, and decode and prepare images ahead of the model.
 
-A batch is so many rows, in row order, of which something is asked; it is formed inside one shard from the data alone.
-Neither row groups nor rows that are left out because they kill a worker move its bounds, since off the CPU sums differ
-in their last bits with the batch. Full-size pictures live only inside the two decoding threads; what waits for the
-model are its inputs (BLIP: 1.8 MB per image at 384 pixels), of three batches at most; on a GPU if it computes there
-(`transfer`).
+A batch ends after a fixed number of rows that the model is to run on, in row order, or at the end of the shard. Its
+bounds depend on the data alone: neither on row groups, nor on rows that are left out because they kill a worker. On a
+GPU the last bits of sums depend on the batch, so moving bounds would change them. Full-size images exist only in the
+two decoding threads. Prepared images (BLIP: 1.8 MB each at 384 px) wait for the model, of three batches at most; for a
+model on a GPU they wait there (`transfer`).
 """
 
 from collections import deque
@@ -31,10 +31,10 @@ from capfilt.store.sidecars import KILLED
 Record = dict[str, Any]
 
 THREADS = 2
-"""Decode images for one model, with one torch thread each: were they to have teams of their own, OpenMP would find more
-threads than cores, and let the model's wait asleep at each barrier (captioning took half as long again, two cores)."""
+"""Threads that decode images for one model, with one torch thread each. With more torch threads OpenMP would have more
+threads than cores, and the model's would sleep at each barrier (captioning took 1.5 times as long on two cores)."""
 AHEAD = 2
-"""Batches that may wait for it."""
+"""Prepared batches that may wait for the model."""
 
 _READ = 32
 _COLUMNS = {PAIRS: ("role", "text", "image", "status"), NEAR: ("duplicate_of",), CAPTIONS: ("captions",)}
@@ -45,32 +45,41 @@ class Row:
     """A row on its way through a model stage."""
 
     position: int
-    """In its shard, from 0."""
+    """Number of the row in its shard, from 0."""
     uid: str
     role: str
+    """web | human."""
     text: str | None
+    """The row's own text."""
     captions: list[Record] | None
-    """As the caption stage stored them; None without that stage."""
+    """Captions from the caption stage's sidecar; None if the pipeline does not have the stage."""
     asked: bool
-    """Whether the data ask the model about it."""
+    """Whether the model is to run on it, by its role, status and duplicate mark."""
     status: str
-    """ok | skipped | failed: the sidecar's column so far."""
+    """ok | skipped | failed: the value for the sidecar, as far as known."""
     error: str | None = None
+    """Why the row failed."""
     image: bytes | None = None
-    """The file, until it is decoded."""
+    """The encoded image, until it is decoded."""
     prepared: list[Prepared] = field(default_factory=list)
-    """The image for each system, once decoded, until all have answered; where the system computes (`transfer`)."""
+    """The image as input of each system, on its device (`transfer`); empty before it is decoded and after its use."""
 
 
 def aligned(
     layout: RunLayout, shard: int, columns: Mapping[ShardTable, Sequence[str]]
 ) -> Iterator[dict[ShardTable, Record]]:
-    """Stream the rows of one shard of several tables side by side: table -> its columns and uid. The first table leads.
+    """Stream the rows of one shard of several tables side by side.
 
-    A table that the pipeline does not have gives an empty record.
+    Args:
+        layout: the run.
+        shard: index.
+        columns: table -> the columns to read, besides uid. The first table must exist.
+
+    Yields:
+        Table -> record of the row; an empty record for a table that the pipeline does not have.
 
     Raises:
-        DataError: a shard is damaged, or does not have the same uids in the same order.
+        DataError: a shard is damaged, or its uids differ from those of the first table.
     """
     paths = {kind: layout.shard(kind, shard) for kind in columns if layout.has(kind)}
     streams = [_records(path, ["uid", *columns[kind]]) for kind, path in paths.items()]
@@ -97,14 +106,17 @@ def _check_uids(position: int, records: tuple[Record, ...], paths: list[Path]) -
 def read_rows(
     layout: RunLayout, shard: int, inputs: Sequence[StageOutput], roles: Sequence[str], rows: RowFilter
 ) -> Iterator[Row]:
-    """Read the rows of a shard that the filter selects. Rows of `roles` that are ok and no marked duplicates are asked.
+    """Read the rows of a shard that the filter selects.
+
+    The model is to run on rows with one of the roles that ingest accepted and that are not marked as duplicates
+    (`dedup.skip_models`). The other rows have status skipped.
 
     Args:
         layout: the run.
         shard: index.
         inputs: tables to read, PAIRS first.
-        roles: of web and human.
-        rows: which positions to read, and which to leave untouched as failed.
+        roles: "web", "human" or both.
+        rows: which positions to read, and which of them are quarantined: these have status failed, and no image.
 
     Raises:
         DataError: as `aligned`.
@@ -128,9 +140,18 @@ def _asked(records: Mapping[ShardTable, Record], roles: Sequence[str], skip_mark
 
 
 def model_batches(rows: Iterable[Row], size: int, systems: Sequence[System], max_pixels: int) -> Iterator[list[Row]]:
-    """Every row, in order, in pieces of which `size` are asked; those with status ok are prepared for each system.
+    """Divide rows into batches, and prepare the images of rows with status ok for each system.
 
-    A row whose image cannot be decoded has failed; it keeps its place in its batch.
+    A row whose image cannot be decoded gets status failed and stays in its batch.
+
+    Args:
+        rows: of one shard.
+        size: number of rows per batch that the model is to run on (`Row.asked`).
+        systems: those that images are prepared for, in the order of `Row.prepared`.
+        max_pixels: largest image that is decoded, in pixels.
+
+    Yields:
+        Batches that contain every row, in order.
     """
     transfers = [transfer_to(system.device) for system in systems]
 
@@ -177,10 +198,10 @@ def _arrived(batch: list[Row], decoding: list[Future[None]], transfers: Sequence
 
 
 def prepared_of(rows: Sequence[Row], system: int = 0) -> list[Prepared]:
-    """The images of rows with status ok, for a system of those that `model_batches` was given."""
+    """Return the prepared images of rows with status ok, for system number `system` of `model_batches`."""
     return [row.prepared[system] for row in rows]
 
 
 def sidecar_record(row: Row, columns: Record) -> Record:
-    """A row of a model's sidecar; columns that are missing are null."""
+    """Return a row of a model's sidecar: uid, status, error and `columns`. Columns that are missing are null."""
     return {"uid": row.uid, "status": row.status, "error": row.error, **columns}

@@ -1,9 +1,9 @@
-"""How prepared images come to the device that computes: as they are to a CPU; ahead of the model to a GPU.
+"""Copy prepared images to the device of the model, ahead of the model. A CPU needs no copy.
 
-There each decoding thread copies its image into pinned memory and from there, on a stream beside the model's, to the
-device; the model's stream waits for the copies of a batch when the batch's turn comes. Decoding, copying and computing
-happen at the same time, and as many batches are on the device as `rows.model_batches` decodes ahead. Not measured: no
-GPU was at hand.
+For a GPU, each decoding thread copies its image to pinned memory and from there to the device, on another stream than
+the model's. The model's stream waits for the copies of a batch before it computes the batch. Decoding, copying and
+computing thus happen at the same time. As many batches are on the device as `rows.model_batches` decodes ahead. Not
+measured: no GPU was available.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,19 +17,25 @@ from capfilt.models.protocols import Prepared
 
 
 class Transfer(Protocol):
-    """To one device."""
+    """Copies prepared images to one device."""
 
     def send(self, prepared: Prepared) -> Prepared:
-        """Called by a decoding thread: one image, whose tensors may still be under way when it returns."""
+        """Start to copy one image, and return it on the device. The copy may still be running.
+
+        Called by a decoding thread.
+        """
         ...
 
     def arrive(self, prepared: Sequence[Prepared]) -> None:
-        """Called by the model's thread, before it touches these, which were sent."""
+        """Let the model wait for the copies of these images, which `send` returned.
+
+        Called by the model's thread before it uses them.
+        """
         ...
 
 
 class HostTransfer:
-    """Nothing to do: what was prepared is passed on."""
+    """Passes images on unchanged, for a model on a CPU."""
 
     def send(self, prepared: Prepared) -> Prepared:
         """See `Transfer.send`."""
@@ -40,13 +46,13 @@ class HostTransfer:
 
 
 class GpuTransfer:
-    """Tensors are pinned, and copied on a stream of its own; bytes stay where they are."""
+    """Copies tensors to a GPU through pinned memory, on a separate stream. Bytes are passed on unchanged."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, _copies(device)
 
     def send(self, prepared: Prepared) -> Prepared:
-        """See `Transfer.send`. Where the device has no room, tensors stay in pinned memory."""
+        """See `Transfer.send`. If the device is full, tensors stay in pinned memory."""
         if isinstance(prepared, bytes):
             return prepared
         with torch.cuda.stream(self._stream):
@@ -64,11 +70,11 @@ class GpuTransfer:
         model.wait_stream(self._stream)
         for tensor in _tensors(prepared):
             if tensor.is_cuda:
-                tensor.record_stream(model)  # its memory is not another's before the model is done with it
+                tensor.record_stream(model)  # its memory is not reused before the model's stream is done with it
 
 
 def transfer_to(device: torch.device) -> Transfer:
-    """The device's kind."""
+    """Return the transfer to a device."""
     return GpuTransfer(device) if device.type == "cuda" else HostTransfer()
 
 
@@ -80,5 +86,8 @@ def _tensors(prepared: Sequence[Prepared]) -> Iterator[Tensor]:
 
 @cache
 def _copies(device: torch.device) -> torch.cuda.Stream:
-    """One for all shards, of high priority: from another pool than the streams on which graphs are captured."""
+    """Return the device's copy stream, the same for all shards.
+
+    Its high priority puts it in another pool of torch than the streams on which CUDA graphs are captured.
+    """
     return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The systems of one worker, and rows on their way through them: what all stages that ask a model have in common."""
+"""The part that all stages with a model share: run the systems of one worker on rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from capfilt.models.protocols import System
 
 
 class SystemWorker:
-    """Decodes and prepares images ahead, asks in batches that fit, and returns the rows in their order."""
+    """Decodes and prepares images ahead, runs systems on batches that fit in memory, and returns the rows in order."""
 
     def __init__(
         self,
@@ -25,10 +25,10 @@ class SystemWorker:
 
         Args:
             pipeline: with the resources of the stage's workers.
-            stage: whose resources hold.
-            use: with the batch size.
+            stage: name of the stage whose resources apply.
+            use: settings with the batch size.
             systems: those that images are prepared for, in the order of `Row.prepared`.
-            answer: asks them about rows.
+            answer: runs them on rows.
         """
         self.systems, self._max_pixels = systems, pipeline.ingest.max_pixels
         lanes = lanes_of(pipeline, stage, systems[0])
@@ -37,11 +37,11 @@ class SystemWorker:
         self.batcher = AdaptiveBatcher(answer, lanes, systems)
 
     def threads(self) -> AbstractContextManager[None]:
-        """The torch threads that the systems compute with, for the time of a block; `answers` is used inside one."""
+        """Return a context in which torch has the systems' number of threads. Call `answers` inside it."""
         return model_threads(self.systems[0].device)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Record]]:
-        """Every row, in order, with what the systems say of it; {} for a row that is not ok."""
+        """Yield every row, in order, with its record from the systems; {} for a row whose status is not ok."""
         for batch in model_batches(rows, self.size, self.systems, self._max_pixels):
             found = self.batcher(batch)
             for row in batch:
