@@ -25,8 +25,8 @@ from capfilt.inference.rows import Record, Row
 from capfilt.models.protocols import System
 
 ON_CPU = 48
-"""Largest batch per lane that "auto" chooses on a CPU. Captioning takes 154 ms per image in batches of 16, 123 in batches
-of 48 and 122 in batches of 64 (BLIP-base, two threads). The time of vision and scoring does not depend on it."""
+"""Largest batch per lane that "auto" chooses on a CPU. Captioning takes 154 ms per image in batches of 16, 123 in
+batches of 48 and 122 in batches of 64 (BLIP-base, two threads). The time of vision and scoring does not depend on it."""
 FIRST, LAST = 8, 512
 """Smallest and largest size that are tried on a GPU, by doubling."""
 MIN_SPEEDUP = 1.05
