@@ -26,7 +26,7 @@ from capfilt.models.protocols import System
 
 ON_CPU = 48
 """Largest batch per lane that "auto" chooses on a CPU. Captioning takes 154 ms per image in batches of 16, 123 in
-batches of 48 and 122 in batches of 64 (BLIP-base, two threads). The time of vision and scoring does not depend on it."""
+batches of 48 and 122 in batches of 64 (BLIP-base, two threads). Vision and scoring take the same time in all."""
 FIRST, LAST = 8, 512
 """Smallest and largest size that are tried on a GPU, by doubling."""
 MIN_SPEEDUP = 1.05
