@@ -1,7 +1,8 @@
-"""How good a captioner or filter is: retrieval, matched against mismatched texts, captions beside trivial baselines.
+"""Measure a captioner or a judge: retrieval, matched against mismatched texts, captions against trivial baselines.
 
-`pairs` reads the data, `evaluate` runs a model over them and returns a flat JSON-able dict of fractions, `table` prints
-one. The metrics (`retrieval`, `matching`, `captions`, `bootstrap`) take plain arrays and lists and know no model.
+`pairs` reads the data, `evaluate` runs a model on them and returns a flat JSON-able dict of fractions, and `table`
+formats it for the terminal. The metrics (`retrieval`, `matching`, `captions`, `bootstrap`) take plain arrays and lists
+and use no model.
 """
 
 from capfilt.evaluation.evaluate import evaluate_captioner, evaluate_judge

@@ -1,7 +1,7 @@
-"""The two captioners that see nothing, or next to nothing. Whoever does not beat both has learnt no captioning.
+"""Two trivial captioners, as baselines. A model that does not beat both has not learnt to caption.
 
-*Constant*: one training caption for every image. *Nearest*: the text of the training image whose embedding is nearest.
-Both are fixed on the training set alone; the evaluation's references are never looked at.
+*Constant*: one training text for every image. *Nearest*: a text of the training image whose embedding is nearest. Both
+use the training set only, never the references of the evaluation.
 """
 
 from collections import Counter, defaultdict
@@ -20,13 +20,14 @@ _SIGMA = 6.0
 
 
 class CiderIndex:
-    """CIDEr-D of one caption against each of many single references at once, through lists of who has which n-gram.
+    """CIDEr-D of a caption against each of many references (one text each) at once, by an inverted index of n-grams.
 
-    pycocoevalcap works out every reference's weights again for each caption, 1 ms a pair: 2,000 candidates on 2,000
-    texts would take an hour where this takes 5 s. Same values (tested).
+    The values are those of pycocoevalcap (tested). That library computes every reference's weights again for each
+    caption, 1 ms per pair: 2,000 candidates on 2,000 texts would take an hour, and take 5 s here.
     """
 
     def __init__(self, references: Sequence[str]) -> None:
+        """Index N references, whose n-gram frequencies also give the weights."""
         grams = [_grams(text) for text in references]
         frequency = Counter(gram for each in grams for gram in each)
         self._log_n = float(np.log(len(references)))
@@ -42,7 +43,7 @@ class CiderIndex:
         self._holders = {gram: (np.array(rows), np.array(weights)) for gram, (rows, weights) in holders.items()}
 
     def scores(self, caption: str) -> FloatArray:
-        """(N,) CIDEr-D of `caption` against each reference."""
+        """Return the CIDEr-D of `caption` against each reference, (N,) float64."""
         grams = _grams(caption)
         overlap = np.zeros(self._norm.shape)
         for gram, count in grams.items():
@@ -63,16 +64,19 @@ class CiderIndex:
 
 
 def constant_caption(train_texts: Sequence[str], *, seed: int = 0, candidates: int = 2000, sample: int = 2000) -> str:
-    """The training text with the best mean CIDEr against a sample of the training texts.
+    """Return the training text with the best mean CIDEr against a sample of the training texts.
 
     Args:
         train_texts: texts of the training set only.
-        seed: draws the candidates and the sample.
-        candidates, sample: at most that many texts of either; a candidate is not scored against its own row.
+        seed: for drawing the candidates and the sample.
+        candidates: maximum number of texts that are compared.
+        sample: maximum number of texts that each is scored against; a candidate is not scored against itself.
+
     Returns:
-        One of `train_texts`, unchanged; the first of the best.
+        One of `train_texts`, unchanged; the first one in case of a tie.
+
     Raises:
-        InputError: no training text.
+        InputError: there are no training texts.
     """
     if not train_texts:
         raise InputError("the constant baseline is chosen among training texts, and there are none")
@@ -93,18 +97,22 @@ def constant_caption(train_texts: Sequence[str], *, seed: int = 0, candidates: i
 def nearest_captions(
     embeddings: NDArray[np.float32], train_embeddings: NDArray[np.float32], train_texts: Sequence[str]
 ) -> list[str]:
-    """For each image the text of the training image with the highest cosine; of equal ones the first.
+    """Return for each image the text of the training image with the highest cosine, the first one in case of a tie.
 
     Args:
-        embeddings: (N, E) float32.
-        train_embeddings: (M, E) float32. Neither need be normalised.
-        train_texts: M texts, one a training image.
+        embeddings: (N, E) float32, not necessarily normalised.
+        train_embeddings: (M, E) float32, not necessarily normalised.
+        train_texts: M texts, one per training image.
+
+    Returns:
+        N texts.
+
     Raises:
-        InputError: no training image, or shapes that do not fit.
+        InputError: there is no training image, or the shapes do not fit.
     """
     if train_embeddings.shape != (len(train_texts), embeddings.shape[1]) or not train_texts:
         raise InputError(
-            f"nearest_captions needs one text a training image and equal widths; got embeddings {embeddings.shape}, "
+            f"nearest_captions needs one text per training image and equal widths; got embeddings {embeddings.shape}, "
             f"train_embeddings {train_embeddings.shape}, {len(train_texts)} texts"
         )
     train = _unit(train_embeddings)
@@ -126,5 +134,5 @@ def _grams(text: str) -> Counter[Gram]:
 
 
 def _bigrams(grams: Counter[Gram]) -> float:
-    """pycocoevalcap measures a caption's length in bigrams."""
+    """Return the number of bigrams, which is the length of a caption in pycocoevalcap."""
     return float(sum(count for gram, count in grams.items() if len(gram) == 2))

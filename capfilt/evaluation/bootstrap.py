@@ -1,7 +1,7 @@
-"""Percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13): how far a value moves with other test items.
+"""Percentile bootstrap intervals (Efron & Tibshirani 1993, chapter 13): how much a value varies with the test items.
 
-Items are resampled, the model and its scores are not. Seeded, so that a report is the same twice. On 368 photographs an
-R@1 of 0.20 comes out as about [0.16, 0.24]: smaller differences than that are no result.
+The test items are resampled; the model and its scores are not. Resampling is seeded, so that a report can be repeated.
+On 368 photographs an R@1 of 0.20 has an interval of about [0.16, 0.24], so smaller differences are not significant.
 """
 
 from collections.abc import Iterator
@@ -12,17 +12,23 @@ from numpy.typing import ArrayLike, NDArray
 from capfilt.errors import InputError
 
 Interval = list[float]
-"""[low, high], a list so that it is JSON as it stands."""
+"""[low, high]; a list because JSON has no tuples."""
 
 _CELLS = 4_000_000
-"""Resampled items held at once: 32 MB of float64."""
+"""Resampled items in memory at once: 32 MB of float64."""
 
 
 def bootstrap_mean(values: ArrayLike, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Interval for the mean of `values` (N,), one number an item; a share when they are 0 and 1.
+    """Return an interval for the mean of N numbers, or for a share if they are 0 and 1.
+
+    Args:
+        values: (N,), one number per item.
+        resamples: number of resamples, >= 1.
+        level: probability of the interval, in (0, 1).
+        seed: for the resampling.
 
     Raises:
-        InputError: no values, or one that is not finite, or a level outside (0, 1).
+        InputError: there are no values, one is not finite, or another argument is out of range.
     """
     items = np.asarray(values, dtype=np.float64)
     _check(items, resamples, level)
@@ -33,12 +39,18 @@ def bootstrap_mean(values: ArrayLike, *, resamples: int = 1000, level: float = 0
 def bootstrap_auc(
     positives: ArrayLike, negatives: ArrayLike, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Interval for the ROC AUC of `positives` (N,) over `negatives` (N,) of the same N items, drawn together.
+    """Return an interval for the ROC AUC of positives over negatives of the same N items, which are resampled together.
 
-    One sort serves all resamples: with multiplicities w, AUC = sum_i w_i * (weight of the negatives below i + half the
-    ties) / N**2.
+    One sort serves all resamples: if item i occurs w_i times in a resample,
+    AUC = sum_i w_i * (weight of the negatives below positive i + half the weight of the ties) / N**2.
+
+    Args:
+        positives: (N,) scores.
+        negatives: (N,) scores.
+        resamples, level, seed: as in `bootstrap_mean`.
+
     Raises:
-        InputError: as `bootstrap_mean`, or lengths that differ.
+        InputError: as `bootstrap_mean`, or the lengths differ.
     """
     high, low = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
     _check(high, resamples, level)
@@ -63,7 +75,7 @@ def _check(items: NDArray[np.float64], resamples: int, level: float) -> None:
 
 
 def _counts(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each of n items is in each resample: blocks of (R, N) rows, the same rows whatever R is."""
+    """Yield how often each of n items is in each resample, in blocks (R, N). Their size does not change the rows."""
     generator = np.random.default_rng(seed)
     block = max(1, _CELLS // n)
     for start in range(0, resamples, block):

@@ -1,11 +1,11 @@
-"""Words of a caption as the COCO caption metrics want them, without Java.
+"""Split captions into words for the COCO caption metrics, without Java.
 
-The COCO protocol (Chen et al. 2015, arXiv 1504.00325, section 4) tokenises with Stanford's PTBTokenizer, lower-cased,
-and drops punctuation. That one needs a Java process; this is a small stand-in that keeps its rules for words,
-clitics ("dog's" -> "dog 's", "don't" -> "do n't"), hyphens, numbers and acronyms. Against Stanford 3.4.1 on the 7,367
-texts of openstax' photos-train, 98.4 % come out token for token the same (99.93 % of all tokens). One
-difference is on purpose: COCO's list names "-LRB-" but the lower-casing tokenizer prints "-lrb-", so that brackets stay
-among COCO's words; here they go.
+The COCO protocol (Chen et al. 2015, arXiv 1504.00325, section 4) tokenises with Stanford's PTBTokenizer, in lower case,
+and drops punctuation. PTBTokenizer needs a Java process. This module follows its rules for words, clitics ("dog's" ->
+"dog 's", "don't" -> "do n't"), hyphens, numbers and acronyms. On the 7,367 texts of openstax' photos-train, 98.4 % of
+the texts and 99.93 % of the tokens are the same as with Stanford 3.4.1. One difference is intended: COCO's list of
+punctuation has "-LRB-", but the tokenizer in lower case prints "-lrb-", so brackets count as words there. Here they are
+dropped.
 """
 
 import re
@@ -28,10 +28,10 @@ _TOKEN = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased words of `text` without punctuation, in order; empty for a text of punctuation alone."""
+    """Return the words of a text in lower case, in order, without punctuation; [] for a text of punctuation only."""
     return _TOKEN.findall(text.lower().translate(_QUOTES))
 
 
 def tokenize(text: str) -> str:
-    """`words(text)` joined by single spaces: the form that pycocoevalcap's scorers take."""
+    """Return `words(text)` joined by single spaces, as pycocoevalcap's scorers expect it."""
     return " ".join(words(text))

@@ -1,7 +1,7 @@
 """Caption metrics: CIDEr and BLEU-4 of pycocoevalcap's pure-Python scorers, distinct-n, mean length.
 
-No Java: the words come from `tokenize` instead of Stanford's jar. Values are pycocoevalcap's own, so the CIDEr of 129.7
-that the paper prints (Table 1, COCO) is 1.297 here, and BLEU-4 lies in [0, 1].
+Words come from `caption_tokens` instead of Stanford's Java tokenizer. Values are on pycocoevalcap's scale: a CIDEr of
+129.7 as the paper prints it (Table 1, COCO) is 1.297 here, and BLEU-4 is in [0, 1].
 """
 
 from collections.abc import Sequence
@@ -16,29 +16,34 @@ from capfilt.errors import InputError
 from capfilt.evaluation.caption_tokens import tokenize, words
 
 References = Sequence[Sequence[str]]
-"""One or more true texts for each image."""
+"""One or more true texts per image."""
 
 
 @dataclass(frozen=True)
 class CiderScores:
-    """`mean` over images; `each` (N,) float64 >= 0, for a bootstrap in which the idf stays that of all references."""
+    """CIDEr of a set of captions."""
 
     mean: float
+    """Mean over the images."""
     each: NDArray[np.float64]
+    """(N,) float64 >= 0, the value of each image with the idf of all references; for a bootstrap."""
 
 
 def cider(captions: Sequence[str], references: References) -> CiderScores:
-    """CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726, section 5) with n = 1..4 and sigma = 6, as COCO's server has it.
+    """Compute CIDEr-D (Vedantam et al. 2015, arXiv 1411.5726, section 5), n = 1..4 and sigma = 6 as on COCO's server.
 
-    A word's weight is the log of how rare it is among the references, so the value depends on the whole set: a single
+    An n-gram's weight is the log of its rarity among the references, so the value depends on the whole set. A single
     image always scores 0.
+
     Args:
-        captions: N texts, one an image.
+        captions: N texts, one per image.
         references: N lists of one or more texts.
+
     Returns:
         Scores of about 0 to 10; good COCO captioners reach 1.3.
+
     Raises:
-        InputError: lengths that differ, an image without reference, references without any word.
+        InputError: the lengths differ, an image has no reference, or no reference has a word.
     """
     truth, guess = _by_number(captions, references)
     mean, each = Cider().compute_score(truth, guess)
@@ -46,20 +51,23 @@ def cider(captions: Sequence[str], references: References) -> CiderScores:
 
 
 def bleu4(captions: Sequence[str], references: References) -> float:
-    """Corpus BLEU-4 (Papineni et al. 2002), closest reference length, in [0, 1]. Arguments and errors as `cider`."""
+    """Compute corpus BLEU-4 (Papineni et al. 2002), with the closest reference length, in [0, 1].
+
+    Arguments and errors are those of `cider`.
+    """
     truth, guess = _by_number(captions, references)
     scores, _ = Bleu(4).compute_score(truth, guess, verbose=0)
     return float(scores[3])
 
 
 def distinct(captions: Sequence[str], n: int) -> float:
-    """distinct-n (Li et al. 2016): different n-grams over all n-grams of all captions, in [0, 1]; 0 if none."""
+    """Compute distinct-n (Li et al. 2016): different n-grams / all n-grams of all captions, in [0, 1]; 0 if none."""
     grams = [gram for caption in captions for gram in _ngrams(words(caption), n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def mean_length(captions: Sequence[str]) -> float:
-    """Mean number of words of a caption, punctuation not counted."""
+    """Return the mean number of words per caption, without punctuation. Raises InputError: there are no captions."""
     if not captions:
         raise InputError("mean_length of no captions")
     return float(np.mean([len(words(caption)) for caption in captions]))
@@ -70,9 +78,9 @@ def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _by_number(captions: Sequence[str], references: References) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """pycocoevalcap's two dicts of tokenised texts, after the checks that it leaves to bare asserts."""
+    """Return references and captions as pycocoevalcap's dicts of tokenised texts, after checking them."""
     if len(captions) != len(references) or not captions:
-        raise InputError(f"one caption an image is needed; got {len(captions)} captions, {len(references)} images")
+        raise InputError(f"one caption per image is needed; got {len(captions)} captions, {len(references)} images")
     bare = next((i for i, texts in enumerate(references) if not texts), None)
     if bare is not None:
         raise InputError(f"image {bare} has no reference text")

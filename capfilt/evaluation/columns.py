@@ -1,4 +1,4 @@
-"""The columns of a Parquet file that an evaluation reads, checked by schema before any data is, and the rows."""
+"""Check the columns of the Parquet files of an evaluation by their schemas, and read the rows."""
 
 import difflib
 from collections.abc import Callable, Iterator
@@ -12,35 +12,40 @@ from capfilt.errors import DataError
 from capfilt.store.parquet import is_image, open_parquet, parquet_errors
 
 _ROWS = 256
-"""Rows read at once: some 25 MB of images at 100 kB each."""
+"""Rows read at once: about 25 MB of images at 100 kB each."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row as read. `texts` are raw and may hold nulls; `image_id` is None without a column or where it is null."""
+    """One row as read."""
 
     file: str
     number: int
+    """Number of the row in its file, from 0."""
     image: bytes | None
+    """The encoded image."""
     image_id: str | None
+    """None without an id column, or if the cell is null."""
     texts: list[str | None]
+    """All texts as stored; some may be null."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the image column, of the text columns and of the image id column, if there is one."""
+    """Names of the columns to read."""
 
     image: str
     texts: list[str]
     image_id: str | None
+    """None: no id column."""
 
     @property
     def names(self) -> list[str]:
-        """Each column once."""
+        """All columns, each once."""
         return list(dict.fromkeys([self.image, *self.texts, *([self.image_id] if self.image_id else [])]))
 
     def check(self, file: Path, schema: pa.Schema) -> None:
-        """Raises `DataError` (file, column wanted, columns there) for a column that is missing or of another type."""
+        """Raise DataError if a column is missing or of another type, with the file and the columns that it has."""
         if not self.texts:
             raise DataError(f"{file}: name at least one text column; it has {', '.join(schema.names)}")
         for name in self.names:
@@ -54,7 +59,7 @@ class Columns:
 
 
 def read_rows(files: list[Path], columns: Columns, limit: int | None = None) -> Iterator[list[Row]]:
-    """The rows of all files in order, batch by batch, at most `limit`. Raises `DataError` for a damaged page."""
+    """Yield the rows of all files in order, in batches, at most `limit` rows. Raises DataError for a damaged page."""
     left = limit
     for file in files:
         with open_parquet(file) as opened, parquet_errors(file, "a page"):

@@ -1,4 +1,4 @@
-"""A system at work on `Pairs`: its image states kept within a memory budget, its ITM on any pair."""
+"""Run a system on `Pairs`: its image states within a memory budget, and its ITM on any pair."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from capfilt.models.protocols import RetrievalJudge, States, System
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
+"""Called with the name of the phase, the number of items done, and the number of all items."""
 
 
 def require_role(system: System, role: str) -> None:
@@ -25,18 +25,27 @@ def require_role(system: System, role: str) -> None:
 
 
 def encode(system: System, pairs: Pairs, images: Sequence[int]) -> States:
-    """States of the images with these numbers."""
+    """Prepare and encode the images at these indices."""
     return system.encode([system.prepare(pairs.decode(image), pairs.images[image]) for image in images])
 
 
 class ImageStates:
-    """States of all images of `pairs`, in blocks of `batch_size` images, within `budget` bytes.
+    """States of all images of `pairs`, in blocks of `batch_size` images, within a budget of memory.
 
-    368 images of ViT-B/16 at 384 px take 0.65 GB, COCO's 5,000 would take 8.9 GB: above the budget the blocks used
-    longest ago are dropped and computed again when needed. ITM asks in order of image, so that is once more at most.
+    368 images of ViT-B/16 at 384 px take 0.65 GB, and COCO's 5,000 would take 8.9 GB. Above the budget, the least
+    recently used blocks are dropped and computed again when needed. That is at most once more, because ITM reads the
+    images in order.
     """
 
     def __init__(self, system: System, pairs: Pairs, batch_size: int, budget: int = 2 << 30) -> None:
+        """Prepare to encode; nothing is computed yet.
+
+        Args:
+            system: encodes the images.
+            pairs: the images.
+            batch_size: images per block.
+            budget: most memory for states, in bytes; at least one block is kept.
+        """
         self._system, self._pairs, self._size, self._budget = system, pairs, batch_size, budget
         self._blocks: OrderedDict[int, States] = OrderedDict()
 
@@ -45,17 +54,18 @@ class ImageStates:
         return -(-len(self._pairs.images) // self._size)
 
     def __iter__(self) -> Iterator[States]:
-        """The states of each block, at most batch_size images, in order of image."""
+        """Yield the states of each block, in the order of the images."""
         for number in range(len(self)):
             yield self._block(number)
 
     def split(self, images: IntArray) -> Iterator[tuple[States, slice]]:
-        """The blocks that hold these images, each with the place of its images.
+        """Divide images by block.
 
         Args:
-            images: (P,) image numbers, ascending; one may be there several times.
+            images: (P,) image indices, ascending, with repetitions.
+
         Yields:
-            States of the different images of a block, in order, and the slice of `images` that they are.
+            States of the different images in one block, in order, and the slice of `images` that is in this block.
         """
         blocks = images // self._size
         for number in np.unique(blocks).tolist():
@@ -83,7 +93,15 @@ class Itm:
         self._judge, self._states, self._texts = judge, states, texts
 
     def __call__(self, images: IntArray, texts: IntArray) -> NDArray[np.float32]:
-        """(P,), (P,) image and text numbers, images ascending -> (P, 2) float32, column 1 is "match"."""
+        """Judge P pairs.
+
+        Args:
+            images: (P,) image indices, ascending.
+            texts: (P,) text indices.
+
+        Returns:
+            (P, 2) float32 logits [no match, match].
+        """
         parts = []
         for states, place in self._states.split(images):
             chosen = [self._texts[text] for text in texts[place].tolist()]
@@ -93,5 +111,5 @@ class Itm:
 
 
 def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
-    """The tensor as a float32 array in main memory."""
+    """Copy a tensor to a float32 array in main memory."""
     return np.asarray(tensor.detach().float().cpu().numpy(), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""The two evaluations of `capfilt eval`: of a judge (the filter) and of a captioner. Flat JSON-able dicts, fractions.
+"""The two evaluations of `capfilt eval`: of a judge (the filter) and of a captioner. Both return a flat JSON-able dict.
 
-Judge (paper, section 5.1): texts are cleaned as the judge asks (BLIP: `pre_caption` with 30 words, as in its retrieval
-test); ITC ranks all, ITM re-ranks the best, and both judge each text with its own image and with another one.
-Captioner (paper, section 5.2): captions against the texts as written, beside the two baselines of `baselines`.
+Judge (paper, section 5.1): texts are cleaned by the judge (BLIP: `pre_caption` with 30 words, as in its retrieval
+test). ITC ranks all candidates, ITM re-ranks the best, and both judge each text with its own image and with another.
+Captioner (paper, section 5.2): captions are compared with the texts as written, and with the baselines of `baselines`.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,10 +32,11 @@ from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, States
 
 Result = dict[str, Any]
 _SHOWN = 5
+"""Examples and skipped rows in a result."""
 
 
 def _silent(what: str, done: int, total: int) -> None:
-    """The progress that nobody watches."""
+    """Do not report progress."""
 
 
 @torch.inference_mode()
@@ -48,23 +49,25 @@ def evaluate_judge(
     batch_size: int = 64,
     progress: Progress = _silent,
 ) -> Result:
-    """Retrieval, matched against mismatched texts, and calibration.
+    """Measure a judge: retrieval, matched against mismatched texts, and calibration.
 
     Args:
         model: with the role "judge".
-        pairs: what to judge; at least two images, none with more than half of the texts.
-        rerank_k: candidates a query that ITM re-ranks (paper: 256 for COCO, 128 for Flickr30k).
-        seed: draws the mismatched texts and the bootstrap.
-        batch_size: images or (image, text) pairs at a time.
+        pairs: images and their texts; at least two images, none with more than half of the texts.
+        rerank_k: candidates per query that ITM re-ranks (paper: 256 for COCO, 128 for Flickr30k).
+        seed: for drawing the mismatched texts, and for the bootstrap.
+        batch_size: images, or (image, text) pairs, per call of the model.
         progress: see `Progress`.
+
     Returns:
-        `n` (images), `n_texts`; `{t2i,i2t}_r{1,5,10}` and `_median_rank` by ITC, the same with `_itm` re-ranked;
-        `{itc,itm}_{auc,ap}`, `kept_matched`, `kept_mismatched`, `ece`, `reliability`; for recalls, AUCs and kept also
-        `<key>_ci` = [low, high] at 95 %; `rerank_k`, `rerank_pairs`, `seed`, `skipped_images`, `skipped_texts`,
-        `skipped` (the first few).
+        `n` (images), `n_texts`; `{t2i,i2t}_r{1,5,10}` and `{t2i,i2t}_median_rank` by ITC, and re-ranked with the suffix
+        `_itm`; `{itc,itm}_{auc,ap}`, `kept_matched`, `kept_mismatched`, `ece`, `reliability`. For recalls, AUCs and
+        kept shares also `<key>_ci`, the 95 % interval [low, high]. `rerank_k`, `rerank_pairs`, `seed`,
+        `skipped_images`, `skipped_texts`, `skipped` (the first few). Recalls and shares are fractions.
+
     Raises:
-        ConfigError: the model is no judge.
-        InputError: too few images, or scores that are not finite.
+        ConfigError: the model is not a judge.
+        InputError: there are too few images, or a score is not finite.
     """
     require_role(model, "judge")
     texts = [model.clean(text) for text in pairs.texts]
@@ -92,22 +95,26 @@ def evaluate_captioner(
     batch_size: int = 64,
     progress: Progress = _silent,
 ) -> Result:
-    """Captions against the references, beside one constant caption and the nearest training image's text.
+    """Measure a captioner: its captions and those of the two baselines against the references.
 
-    The nearest image is found by the model's `image_features` (BLIP: the ITC embedding of a judge, else the mean over
-    the patches, [CLS] left out).
+    The baselines are one constant caption, and a text of the nearest training image. The nearest image is found by the
+    model's `image_features` (BLIP: the ITC embedding, or the mean over the patches if there is no encoder half).
+
     Args:
-        model: with the role "captioner"; its own decoding settings hold (paper: beam 3, 5 to 20 tokens).
-        pairs: images to caption, their texts as references.
-        train_pairs: where the baselines learn. No image of `pairs` should be among them.
+        model: with the role "captioner"; its `decoding` is used (paper: beam search, 3 beams, 5 to 20 tokens).
+        pairs: images to caption, and their texts as references.
+        train_pairs: training data of the baselines, which should contain no image of `pairs`.
         seed, batch_size, progress: as in `evaluate_judge`.
+
     Returns:
-        `n` (images), `n_train`; `cider`, `bleu4` and the same with `_constant` and `_nearest`; `cider_ci`,
-        `cider_constant_ci`, `cider_nearest_ci` = [low, high] at 95 %; `distinct1`, `distinct2`, `mean_length` (words);
-        `constant` (its text), `examples` (the first few: uid, caption, references, nearest); `seed`, `skipped_images`,
-        `skipped_texts`, `skipped` (the first few).
+        `n` (images), `n_train`; `cider` and `bleu4`, also with the suffixes `_constant` and `_nearest`; `cider_ci`,
+        `cider_constant_ci` and `cider_nearest_ci`, the 95 % intervals [low, high]; `distinct1`, `distinct2`,
+        `mean_length` (words); `constant` (the constant caption), `examples` (the first few: uid, caption, references,
+        nearest); `seed`, `skipped_images`, `skipped_texts`, `skipped` (the first few).
+
     Raises:
-        ConfigError: the model is no captioner.
+        ConfigError: the model is not a captioner.
+        InputError: there are no pairs, or no reference has a word.
     """
     require_role(model, "captioner")
     references = pairs.references
@@ -139,7 +146,7 @@ def evaluate_captioner(
 def _itc(
     model: RetrievalJudge, states: ImageStates, texts: list[str], batch_size: int, progress: Progress
 ) -> FloatArray:
-    """(N_img, N_txt) float32 raw cosines."""
+    """Return the cosines of all images with all texts, (N_img, N_txt) float32."""
     images = _features(model.embed, states, progress)
     parts = []
     for start in range(0, len(texts), batch_size):
@@ -149,7 +156,7 @@ def _itc(
 
 
 def _features(of: Callable[[States], Tensor], states: ImageStates, progress: Progress) -> NDArray[np.float32]:
-    """(N, F) float32: what `of` says of each block."""
+    """Apply `of` to the states of each block -> (N, F) float32."""
     parts: list[NDArray[np.float32]] = []
     for done, block in enumerate(states, start=1):
         parts.append(to_numpy(of(block)))
@@ -196,7 +203,7 @@ def _matching(
 def _probability(
     itm: Itm, images: IntArray, texts: IntArray, batch_size: int, progress: Progress
 ) -> NDArray[np.float64]:
-    """(P,) float64 softmax P(match) in [0, 1]; `images` ascending."""
+    """Return the softmax P(match) of P pairs, (P,) float64; `images` (P,) ascending."""
     parts = []
     for start in range(0, len(images), batch_size):
         logits = itm(images[start : start + batch_size], texts[start : start + batch_size]).astype(np.float64)

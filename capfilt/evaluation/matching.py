@@ -1,7 +1,7 @@
-"""Does the model tell an image's own text from another's? AUC, average precision, the filter's decision, calibration.
+"""Matched against mismatched texts: AUC, average precision, the filter's decision, calibration.
 
-The filter of CapFilt keeps a text iff softmax(ITM)[match] >= 0.5 (paper, section 3.3; authors in BLIP #46 and #54):
-`kept`. It is for probabilities only: a right text may have a raw ITC cosine of 0.5.
+The filter of CapFilt keeps a text if softmax(ITM)[match] >= 0.5 (paper, section 3.3; authors in BLIP issues 46 and 54);
+see `kept`. This threshold is for probabilities only, because the ITC cosine of a matching text may be below 0.5.
 """
 
 from collections import Counter
@@ -20,22 +20,25 @@ ReliabilityBin = dict[str, float | int | None]
 
 
 def mismatch(n: int, image_ids: Sequence[Hashable], seed: int = 0) -> NDArray[np.int64]:
-    """For each of n rows a row of another image: a permutation p with image_ids[p[i]] != image_ids[i] for all i.
+    """Draw for each of n rows a row of another image: a permutation p with image_ids[p[i]] != image_ids[i] for all i.
 
-    Rows of one image are put side by side in a shuffled circle, and each row takes the text s places on, with s drawn
-    from [m, n - m], where m is the largest number of rows of one image: that is always far enough to leave the image.
+    The rows are arranged in a circle, in random order but with the rows of one image next to each other. Each row takes
+    the text s places further, with s drawn from [m, n - m], where m is the largest number of rows of one image. That
+    text always belongs to another image.
 
     Args:
         n: number of rows.
         image_ids: n ids; rows with equal ids are one image.
-        seed: same seed, same answer.
+        seed: for the drawing.
+
     Returns:
-        (n,) int64.
+        p, (n,) int64.
+
     Raises:
-        InputError: n is not the number of ids, or one image has more than half of the rows so that no such p exists.
+        InputError: n is not the number of ids, or no such p exists because one image has more than half of the rows.
     """
     if n != len(image_ids) or n < 1:
-        raise InputError(f"mismatch needs one image id a row; got n = {n} and {len(image_ids)} ids")
+        raise InputError(f"mismatch needs one image id per row; got n = {n} and {len(image_ids)} ids")
     (common, largest), *_ = Counter(image_ids).most_common(1)
     if 2 * largest > n:
         raise InputError(f"image {common!r} has {largest} of {n} texts: too many to give each a text of another image")
@@ -51,10 +54,14 @@ def mismatch(n: int, image_ids: Sequence[Hashable], seed: int = 0) -> NDArray[np
 
 
 def roc_auc(positives: ArrayLike, negatives: ArrayLike) -> float:
-    """P(a positive scores above a negative), a tie counting one half; in [0, 1]. Mann-Whitney U over P * N.
+    """Return P(a positive scores above a negative), ties counted as one half: Mann-Whitney U / (P * N), in [0, 1].
+
+    Args:
+        positives: (P,) scores.
+        negatives: (N,) scores.
 
     Raises:
-        InputError: either side is empty or has a number that is not finite.
+        InputError: one of them is empty or has a number that is not finite.
     """
     high, low = _scores(positives, "positives"), np.sort(_scores(negatives, "negatives"))
     wins = np.searchsorted(low, high, side="left") + np.searchsorted(low, high, side="right")
@@ -62,10 +69,9 @@ def roc_auc(positives: ArrayLike, negatives: ArrayLike) -> float:
 
 
 def average_precision(positives: ArrayLike, negatives: ArrayLike) -> float:
-    """Sum over thresholds of (recall gained) * precision, in [0, 1]; equal scores share one, as in scikit-learn.
+    """Return the sum over thresholds of (recall gained) * precision, in [0, 1].
 
-    Raises:
-        InputError: as `roc_auc`.
+    Equal scores have one threshold, as in scikit-learn. Arguments and errors are those of `roc_auc`.
     """
     high, low = _scores(positives, "positives"), _scores(negatives, "negatives")
     thresholds = np.unique(np.concatenate([high, low]))[::-1]
@@ -75,21 +81,33 @@ def average_precision(positives: ArrayLike, negatives: ArrayLike) -> float:
 
 
 def kept(probabilities: ArrayLike, threshold: float = KEEP_AT) -> float:
-    """The share of texts that the filter keeps, in [0, 1]. `probabilities`: (N,) softmax P(match) in [0, 1]."""
+    """Return the share of texts that the filter keeps, in [0, 1].
+
+    Args:
+        probabilities: (N,) softmax P(match), in [0, 1].
+        threshold: smallest probability that is kept.
+
+    Raises:
+        InputError: as `roc_auc`, or a value outside [0, 1].
+    """
     return float((_probabilities(probabilities) >= threshold).mean())
 
 
 def reliability(positives: ArrayLike, negatives: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
-    """Predicted against observed share of matches, in equal bins of P(match) over both sides together.
+    """Compare predicted and observed shares of matches, in equal bins of P(match) over all pairs.
 
-    Bin j holds low <= P < high, the last one also P = 1. The observed share depends on the test's mix: with as
-    many mismatched as matched texts, half of all pairs match.
+    A bin contains low <= P < high, the last one also P = 1. The observed share depends on the composition of the test:
+    with as many mismatched as matched texts, half of all pairs match.
 
     Args:
-        positives, negatives: (P,), (N,) softmax P(match) in [0, 1] of matched and of mismatched pairs.
+        positives: (P,) softmax P(match) of matched pairs, in [0, 1].
+        negatives: (N,) softmax P(match) of mismatched pairs, in [0, 1].
+        bins: their number.
+
     Returns:
-        `bins` dicts of low, high, count, predicted (mean P), observed (share of matches); the last two are None
-        where count is 0.
+        A dict per bin: low, high, count, predicted (mean P) and observed (share of matches), which are None in an empty
+        bin.
+
     Raises:
         InputError: as `roc_auc`, or a value outside [0, 1].
     """
@@ -110,7 +128,11 @@ def reliability(positives: ArrayLike, negatives: ArrayLike, bins: int = 10) -> l
 
 
 def expected_calibration_error(table: Sequence[ReliabilityBin]) -> float:
-    """Mean over pairs of |predicted - observed| of their bin (Guo et al. 2017, equation 5), in [0, 1]."""
+    """Return the mean over pairs of |predicted - observed| of their bin (Guo et al. 2017, equation 5), in [0, 1].
+
+    Args:
+        table: as `reliability` returns it, with at least one pair.
+    """
     total = sum(row["count"] or 0 for row in table)
     gaps = ((row["count"] or 0) * abs((row["predicted"] or 0.0) - (row["observed"] or 0.0)) for row in table)
     return float(sum(gaps) / total)

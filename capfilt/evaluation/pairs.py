@@ -1,9 +1,9 @@
-"""Images with their true texts, read from Parquet for evaluation.
+"""Read images with their true texts from Parquet, for evaluation.
 
-Retrieval needs every image once, with all of its texts, so rows of one image are merged: by the image id column, else
-by the SHA-256 of the image bytes (COCO-like files repeat an image for each text). Images stay encoded (368 photographs:
-5 MB) and are decoded when asked for. Rows that cannot be used are left out and counted; what is wrong with the file as
-a whole is a `DataError`. Paths in the image struct are never followed.
+Retrieval needs every image once, with all of its texts. Rows of one image are therefore merged, by the image id column
+or by the SHA-256 of the image bytes (files in the style of COCO repeat an image for each text). Images stay encoded
+(368 photographs: 5 MB) and are decoded when they are needed. Rows that cannot be used are left out and counted; a file
+that cannot be used is a DataError. Paths in the image struct are never followed.
 """
 
 import hashlib
@@ -26,11 +26,13 @@ from capfilt.store.parquet import open_parquet, parquet_files
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that was left out, with its texts: its file, its number there (from 0) and what is wrong with its image."""
+    """A row that was left out with its texts, because its image cannot be used."""
 
     file: str
     row: int
+    """Number of the row in its file, from 0."""
     reason: str
+    """What is wrong with the image."""
 
     def __str__(self) -> str:
         return f"{self.file}: row {self.row}: {self.reason}"
@@ -41,25 +43,25 @@ class Pairs:
     """N images and their T texts. Every image can be decoded and has at least one text."""
 
     images: list[bytes]
-    """N images as stored."""
+    """N encoded images."""
     image_ids: list[str]
-    """N different ids: the id column as text, else the SHA-256 of the bytes in hex."""
+    """N different ids: the id column as text, or the SHA-256 of the bytes in hex."""
     texts: list[str]
-    """T texts as written (`pre_caption` not applied), none empty after it."""
+    """T texts as written. `pre_caption` is not applied, but would leave none empty."""
     image_index: NDArray[np.int64]
-    """(T,) the image of each text, in 0..N-1, not decreasing."""
+    """(T,) index of each text's image, in 0..N-1, ascending."""
     empty_texts: int = 0
-    """How many texts were null, blank or nothing but punctuation."""
+    """Number of texts that were left out because they were null, blank or punctuation only."""
     skipped: tuple[Skipped, ...] = ()
-    """The rows left out for their image."""
+    """Rows that were left out because of their image."""
 
     def decode(self, image: int) -> Image.Image:
-        """Image number `image` (0..N-1) in RGB, upright."""
+        """Decode the image at index `image` (0..N-1): RGB, upright."""
         return decode_image(self.images[image])
 
     @property
     def references(self) -> list[list[str]]:
-        """The texts of each image: N lists."""
+        """Texts of each image, N lists."""
         grouped: list[list[str]] = [[] for _ in self.images]
         for text, image in zip(self.texts, self.image_index.tolist(), strict=True):
             grouped[image].append(text)
@@ -74,18 +76,19 @@ def load_pairs(
     image_id: str | None = None,
     limit: int | None = None,
 ) -> Pairs:
-    """Reads a Parquet file, a directory of `*.parquet` or a glob; every image is decoded once to see that it can be.
+    """Read pairs, and decode every image once to check it.
 
     Args:
-        path: what to read; files in order of name.
-        text: one or more columns of strings or lists of strings; each text is one true text of the row's image.
-        image: column of encoded bytes, or a struct with `bytes` as `datasets` writes it.
-        image_id: column of strings or integers, equal for rows of one image; null means the bytes' hash. Of rows with
-            one id the first readable image counts.
-        limit: read that many rows, >= 1.
+        path: a Parquet file, a directory of `*.parquet` or a glob; files are read in order of name.
+        text: one or more columns of strings or lists of strings; all are true texts of the row's image.
+        image: column of encoded bytes, or of structs with `bytes` as `datasets` writes them.
+        image_id: column of strings or integers, equal for rows of one image; a null is replaced by the hash of the
+            bytes. If rows with one id have different images, the first readable one is used.
+        limit: maximum number of rows to read, >= 1; None: all.
+
     Raises:
-        DataError: no such file, not Parquet, an Arrow extension type anywhere in a schema, a missing column or one of
-            another type, or not one usable pair.
+        DataError: there is no such file, it is not Parquet, a schema has an Arrow extension type, a column is missing
+            or has another type, or there is no usable pair.
         InputError: limit < 1.
     """
     if limit is not None and limit < 1:
@@ -106,7 +109,7 @@ def load_pairs(
 
 
 def _fault(data: bytes | None) -> str | None:
-    """Why the image cannot be used, or None."""
+    """Return why the image cannot be used; None if it can."""
     if data is None:
         return "no image bytes"
     try:
@@ -118,12 +121,12 @@ def _fault(data: bytes | None) -> str | None:
 
 @dataclass
 class _Found:
-    """What the rows so far hold, by image id."""
+    """Images and texts of the rows that have been read, by image id."""
 
     images: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
     faults: dict[str | None, str | None] = field(default_factory=dict)
-    """What is wrong with the bytes of a SHA-256."""
+    """SHA-256 of an image (None: no bytes) -> why it cannot be used; None if it can."""
     empty: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 

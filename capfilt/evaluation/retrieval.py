@@ -1,12 +1,12 @@
-"""Image-text retrieval from a score matrix: ranks, R@k, median rank, and BLIP's ITM re-ranking.
+"""Image-text retrieval from a matrix of scores: ranks, R@k, median rank, and BLIP's ITM re-ranking.
 
 Ties are **pessimistic**: a wrong candidate with the same score as the right one is ranked before it, so a model that
-answers the same to everything gets R@1 = 0 and not 1. A few candidates may be right (several texts an image): the best
+gives all pairs the same score gets R@1 = 0, not 1. If several candidates are right (several texts per image), the best
 of them counts, as in the COCO protocol (Karpathy & Fei-Fei 2015) and BLIP's `train_retrieval.py: itm_eval`.
 
 Re-ranking follows `train_retrieval.py: evaluation` of salesforce/BLIP (paper, section 5.1): the k best candidates by
-ITC get the score `ITM logit of "match" + ITC similarity`, all others come after them. There the others tie at -100;
-here they keep their ITC order. The paper takes k = 256 for COCO and 128 for Flickr30k.
+ITC get the score `ITM logit of "match" + ITC similarity`, and all others are ranked after them. In the official code
+these others tie at -100; here they keep their ITC order. The paper uses k = 256 for COCO and 128 for Flickr30k.
 """
 
 from collections.abc import Callable
@@ -20,26 +20,26 @@ from capfilt.errors import InputError
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.int64]
 ItmScorer = Callable[[IntArray, IntArray], FloatArray]
-"""(P,) image numbers, (P,) text numbers -> (P,) logits of "match". Pairs come sorted by image."""
+"""(P,) image indices, (P,) text indices -> (P,) logits of "match". The pairs are sorted by image."""
 
 
 @dataclass(frozen=True)
 class Reranked:
-    """Scores after ITM re-ranking, (N_img, N_txt) float64; each direction has candidates of its own, hence two."""
+    """Scores after ITM re-ranking, for each direction, because the two directions have different candidates."""
 
     t2i: FloatArray
-    """A text's column orders the images: candidates by ITM + ITC, the others below all of them by ITC."""
+    """(N_img, N_txt) float64. A column ranks the images for a text: candidates by ITM + ITC, then the others by ITC."""
     i2t: FloatArray
-    """An image's row orders the texts in the same way."""
+    """(N_img, N_txt) float64. A row ranks the texts for an image in the same way."""
     pairs: int
-    """How many pairs the ITM head judged."""
+    """Number of pairs that the ITM head judged."""
 
 
 def check_scores(scores: FloatArray, image_index: IntArray) -> None:
-    """Raise `InputError` unless `scores` is a finite (N_img, N_txt) and `image_index` (N_txt,) names its rows."""
+    """Raise InputError unless `scores` (N_img, N_txt) is finite and `image_index` (N_txt,) is in 0..N_img-1."""
     if scores.ndim != 2 or image_index.shape != (scores.shape[1],):
         raise InputError(
-            f"scores must be (images, texts) with one image number a text; got {scores.shape} and {image_index.shape}"
+            f"scores must be (images, texts) with one image index per text; got {scores.shape} and {image_index.shape}"
         )
     if not scores.size:
         raise InputError(f"scores of shape {scores.shape}: retrieval needs at least one image and one text")
@@ -51,15 +51,17 @@ def check_scores(scores: FloatArray, image_index: IntArray) -> None:
 
 
 def ranks_t2i(scores: FloatArray, image_index: IntArray) -> IntArray:
-    """Rank of each text's image among all images, 1 the best; ties count against the model.
+    """Rank each text's image among all images. 1 is the best; ties are pessimistic.
 
     Args:
         scores: (N_img, N_txt) float, higher is better.
         image_index: (N_txt,) int64, the image that each text belongs to.
+
     Returns:
         (N_txt,) int64 in 1..N_img.
+
     Raises:
-        InputError: shapes that do not fit, an image number out of range, a score that is not finite.
+        InputError: the shapes do not fit, an image index is out of range, or a score is not finite.
     """
     check_scores(scores, image_index)
     right = scores[image_index, np.arange(scores.shape[1])]
@@ -68,11 +70,12 @@ def ranks_t2i(scores: FloatArray, image_index: IntArray) -> IntArray:
 
 
 def ranks_i2t(scores: FloatArray, image_index: IntArray) -> IntArray:
-    """Rank of each image's best own text among all texts of other images, 1 the best; ties count against the model.
+    """Rank each image's best own text among the texts of all other images. 1 is the best; ties are pessimistic.
 
-    Args and errors as `ranks_t2i`.
+    Arguments and errors are those of `ranks_t2i`.
+
     Returns:
-        (M,) int64, one for each of the M images that have a text, in order of image number.
+        (M,) int64, for the M images that have a text, in the order of their indices.
     """
     check_scores(scores, image_index)
     own = np.zeros(scores.shape, dtype=bool)
@@ -84,12 +87,12 @@ def ranks_i2t(scores: FloatArray, image_index: IntArray) -> IntArray:
 
 
 def recall_at(ranks: IntArray, k: int) -> float:
-    """R@k: the share of `ranks` that are <= k, in [0, 1]."""
+    """Return R@k: the share of ranks that are <= k, in [0, 1]."""
     return float((ranks <= k).mean())
 
 
 def recalls(t2i: IntArray, i2t: IntArray) -> dict[str, float]:
-    """`t2i_r1, t2i_r5, t2i_r10, i2t_r1, ...` as fractions and `t2i_median_rank, i2t_median_rank`, from both ranks."""
+    """Return `t2i_r1`, `t2i_r5`, `t2i_r10`, `i2t_r1`, ... as fractions, `t2i_median_rank` and `i2t_median_rank`."""
     values: dict[str, float] = {}
     for name, ranks in (("t2i", t2i), ("i2t", i2t)):
         values |= {f"{name}_r{k}": recall_at(ranks, k) for k in (1, 5, 10)}
@@ -98,10 +101,10 @@ def recalls(t2i: IntArray, i2t: IntArray) -> dict[str, float]:
 
 
 def top_k(scores: FloatArray, k: int, axis: int) -> NDArray[np.bool_]:
-    """Mask (N_img, N_txt) of the k highest scores along `axis`, or all of them; ties go to the lower number."""
+    """Mark the k highest scores along `axis`, or all if there are fewer -> (N_img, N_txt). Lower indices win ties."""
     mask = np.zeros(scores.shape, dtype=bool)
     queries, chosen = (scores.T, mask.T) if axis == 0 else (scores, mask)
-    for query, row in zip(queries, chosen, strict=True):  # one by one: an order of all at once is 1 GB for COCO
+    for query, row in zip(queries, chosen, strict=True):  # one by one: sorting all at once takes 1 GB for COCO
         row[np.argsort(-query, kind="stable")[:k]] = True
     return mask
 
@@ -114,18 +117,19 @@ def rerank(
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reranked:
-    """Re-rank the top k candidates of either direction by ITM, as BLIP's evaluation does.
+    """Re-rank the top k candidates of each direction by ITM, as BLIP's evaluation does.
 
-    A pair that is a candidate in both directions is judged once; pairs outside both are never judged.
+    A pair that is a candidate in both directions is judged once.
 
     Args:
-        itc: (N_img, N_txt) float, raw cosine.
-        itm: judges a batch of pairs, see `ItmScorer`.
-        k: candidates a query, >= 1; capped at the number of candidates.
-        batch_size: pairs a call, >= 1.
-        progress: called after each batch with the pairs judged and all pairs to judge.
+        itc: (N_img, N_txt) float, cosines.
+        itm: judges a batch of pairs; see `ItmScorer`.
+        k: candidates per query, >= 1, at most all.
+        batch_size: pairs per call of `itm`, >= 1.
+        progress: called after each batch with the number of pairs judged so far and the number of all pairs to judge.
+
     Raises:
-        InputError: k or batch_size < 1, or `itm` answers another number of logits or one that is not finite.
+        InputError: k or batch_size < 1, or `itm` returns another number of logits, or one that is not finite.
     """
     if k < 1 or batch_size < 1:
         raise InputError(f"k and batch_size must be at least 1; got k = {k}, batch_size = {batch_size}")
@@ -144,12 +148,12 @@ def rerank(
 def _logits(itm: ItmScorer, image: IntArray, text: IntArray) -> FloatArray:
     logits = itm(image, text)
     if logits.shape != image.shape or not np.isfinite(logits).all():
-        raise InputError(f"itm must answer {len(image)} finite logits; got shape {logits.shape}")
+        raise InputError(f"itm must return {len(image)} finite logits; got shape {logits.shape}")
     return logits
 
 
 def _above(judged: FloatArray, itc: FloatArray, chosen: NDArray[np.bool_], axis: int) -> FloatArray:
-    """`judged` where chosen; elsewhere `itc` moved below the least chosen score of the same query."""
+    """Return `judged` where chosen, and elsewhere `itc`, shifted below the lowest chosen score of the same query."""
     floor = np.where(chosen, judged, np.inf).min(axis=axis, keepdims=True)
     rest = itc.astype(np.float64)
     return np.where(chosen, judged, rest - rest.max(axis=axis, keepdims=True) + floor - 1.0)

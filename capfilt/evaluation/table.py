@@ -1,4 +1,4 @@
-"""The result of an evaluation for the terminal: metric, value, 95 % interval; the JSON has the same numbers."""
+"""Format the result of an evaluation for the terminal: metric, value, 95 % interval."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,13 +21,13 @@ _MATCHING = {
 
 
 def render(result: Result) -> Group:
-    """All tables of one result of `evaluate_judge` or `evaluate_captioner` (it is told by its keys)."""
+    """Return all tables of a result of `evaluate_judge` or `evaluate_captioner`."""
     tables = [captioner_table(result), examples_table(result)] if "cider" in result else _judge_tables(result)
     return Group(*tables, _footer(result))
 
 
 def judge_table(result: Result) -> Table:
-    """Recalls by ITC and re-ranked, then matched against mismatched texts; values are fractions."""
+    """Return the table of retrieval: recalls as fractions and median ranks, by ITC and re-ranked by ITM."""
     table = Table("", "metric", "ITC", "95 %", f"ITM, top {result['rerank_k']}", "95 %", title="Retrieval")
     _align(table, 2)
     for way, name in (("t2i", "text to image"), ("i2t", "image to text")):
@@ -41,7 +41,7 @@ def judge_table(result: Result) -> Table:
 
 
 def matching_table(result: Result) -> Table:
-    """AUC, average precision, the filter's decision and calibration on matched and mismatched texts."""
+    """Return the table of AUC, average precision, the filter's decision and calibration error."""
     table = Table("metric", "value", "95 %", title="Matched against mismatched texts")
     _align(table, 1)
     for key, name in _MATCHING.items():
@@ -50,7 +50,7 @@ def matching_table(result: Result) -> Table:
 
 
 def reliability_table(result: Result) -> Table:
-    """Predicted P(match) against the observed share of matches, a bin a row."""
+    """Return the table of predicted P(match) and observed share of matches, one row per bin."""
     table = Table("P(match)", "pairs", "predicted", "observed", title="Calibration of ITM (half of the pairs match)")
     _align(table, 1)
     for row in result["reliability"]:
@@ -60,7 +60,7 @@ def reliability_table(result: Result) -> Table:
 
 
 def captioner_table(result: Result) -> Table:
-    """The captioner beside the two baselines, then what its captions are like."""
+    """Return the table of the captioner and the two baselines; its caption has the diversity and length."""
     table = Table("", "CIDEr", "95 %", "BLEU-4", title="Captions")
     _align(table, 1)
     for suffix, name in (("", "captioner"), ("_nearest", "nearest training image"), ("_constant", "constant caption")):
@@ -74,11 +74,11 @@ def captioner_table(result: Result) -> Table:
 
 
 def examples_table(result: Result) -> Table:
-    """A few captions beside the first true text and the nearest training image's."""
+    """Return a table of a few captions with the first true text and the nearest training image's text."""
     table = Table("caption", "true text", "nearest training text", title="Examples")
     for example in result["examples"]:
         cells = (example["caption"], example["references"][0], example["nearest"])
-        table.add_row(*(Text(cell) for cell in cells), end_section=True)  # Text: a caption's [brackets] are no markup
+        table.add_row(*(Text(cell) for cell in cells), end_section=True)  # Text: [brackets] in a caption are not markup
     return table
 
 

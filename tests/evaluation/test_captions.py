@@ -108,5 +108,5 @@ def test_nearest_is_by_cosine_and_takes_the_first_of_equals():
     train = np.array([[1, 0], [0, 5], [0, 1]], dtype=np.float32)
     images = np.array([[9, 1], [0.1, 0.2]], dtype=np.float32)
     assert nearest_captions(images, train, ["right", "up", "up too"]) == ["right", "up"]
-    with pytest.raises(InputError, match="one text a training image"):
+    with pytest.raises(InputError, match="one text per training image"):
         nearest_captions(images, train, ["right"])
