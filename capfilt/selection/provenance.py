@@ -7,10 +7,10 @@ from capfilt.store.fingerprint import canonical
 
 
 def model_name(model: str) -> str:
-    """The model's name in the data: shipped names and hub ids unchanged, of a local path only the last component."""
+    """Return the model's name in the data: shipped names and hub ids as they are, a local path's last part."""
     return PurePath(model).name if PurePath(model).is_absolute() else model
 
 
 def decoding_json(decoding: Decoding, seed: int, sample: int) -> str:
-    """Canonical JSON of the settings that have an effect with the method, of the seed and of the sample's number."""
+    """Return canonical JSON: the settings that have an effect with the method, the seed and the sample's number."""
     return canonical({**decoding.in_effect(), "seed": seed, "sample": sample})

@@ -59,7 +59,7 @@ class Texts:
 
 
 def rank(texts: Texts, by: Score, among: Bools) -> NDArray[np.int64]:
-    """Place of each text among the texts of its image, from 0, (n,).
+    """Return the place of each text among the texts of its image, from 0, (n,).
 
     Higher scores come first and null scores last, then a row's own text before captions, then the lower sample.
 
@@ -79,7 +79,11 @@ def rank(texts: Texts, by: Score, among: Bools) -> NDArray[np.int64]:
 
 
 def first_true(*cases: tuple[Bools, str]) -> Reasons:
-    """For each text the reason of the first case that is true of it, or None, (n,)."""
+    """Return, for each text, the reason of the first case that is true of it, or None, (n,).
+
+    Args:
+        cases: (true where the case applies, (n,); its reason), in order of precedence; at least one.
+    """
     out = np.full(len(cases[0][0]), None, dtype=object)
     for true, reason in reversed(cases):
         out[true] = reason

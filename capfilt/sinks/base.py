@@ -14,9 +14,12 @@ from capfilt.store.schema import CANDIDATES, PAIRS
 from capfilt.store.shards import batches, table
 
 CandidateRow = dict[str, Any]
+"""One row of the ledger: column of CANDIDATES -> value."""
 Counts = dict[str, int]
+"""What a sink wrote: name -> number."""
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+"""Image format -> extension of its files."""
 _COLUMNS = ("uid", "key", "url", "width", "height", "format", "sha256", "image")
 _BATCH = 64
 
@@ -45,7 +48,7 @@ class Picture:
 
 
 def kept_texts(layout: RunLayout, shard: int) -> dict[int, list[CandidateRow]]:
-    """Position of a row -> its kept texts (rows of CANDIDATES), in order. Rows without kept texts are left out."""
+    """Return position of a row -> its kept texts (rows of CANDIDATES), in order. Rows without kept texts are absent."""
     ledger = table(layout.shard(CANDIDATES, shard))
     _, rows = own_rows(ledger["origin"])
     kept = ledger["kept"].to_numpy()

@@ -26,9 +26,9 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 _FILES = {"parquet": "data/*.parquet", "webdataset": "webdataset/*.tar", "pairs": "pairs/*.parquet"}
 """Format -> files that `datasets` loads; the first written format is used."""
 _ABOUT = {
-    "parquet": "`data/`: one row a pair, images inside",
+    "parquet": "`data/`: one row per pair, images inside",
     "webdataset": "`webdataset/`: tars of image, text and the text's history",
-    "blip_json": "`blip_json/`: BLIP's lists, web, synthetic and human texts apart",
+    "blip_json": "`blip_json/`: BLIP's lists, separate for web, synthetic and human texts",
     "pairs": "`pairs/`: uids and texts without images",
 }
 
@@ -107,7 +107,7 @@ def _use(written: Collection[str]) -> str:
     lines = f'from datasets import load_dataset\n\npairs = load_dataset({given}, split="train")\nprint(pairs[0])'
     parts = [f"```python\n{lines}\n```"]
     if loaded != "webdataset":
-        query = f"SELECT origin, count(*), avg(itm) FROM '{_FILES[loaded]}' GROUP BY source;"
+        query = f"SELECT origin, count(*), avg(itm) FROM '{_FILES[loaded]}' GROUP BY origin;"
         parts.append(f"In DuckDB:\n\n```sql\n{query}\n```")
     return "\n\n".join(parts)
 
@@ -119,7 +119,7 @@ def _made(layout: RunLayout) -> str:
     if pipeline.caption is not None:
         use = pipeline.caption
         decoding = decoding_json(use.decoding, use.seed, 0)
-        lines += [_model("Captioner", use, layout.digests[CAPTIONS.stage]), f"Captions an image: {use.samples}"]
+        lines += [_model("Captioner", use, layout.digests[CAPTIONS.stage]), f"Captions per image: {use.samples}"]
         lines += [f"Decoding of sample 0: `{decoding}`"]
     if pipeline.score is not None:
         lines.append(_model("Filter", pipeline.score, layout.digests[SCORES.stage]))

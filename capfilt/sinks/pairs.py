@@ -14,7 +14,7 @@ COLUMNS = tuple(column for column in CANDIDATES if column.name in ("uid", "text"
 
 
 def write_pairs(layout: RunLayout, folder: Path) -> Counts:
-    """Write one row per kept text, in the order of the candidates; images are not read."""
+    """Write one row per kept text, in the order of the candidates; images are not read. Returns the number of rows."""
     (folder / "pairs").mkdir()
     schema = pa.schema([(column.name, column.type) for column in COLUMNS])
     rows = 0

@@ -30,7 +30,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def file_name(index: int, files: int) -> str:
-    """train-00000-of-00001.parquet."""
+    """Return the name of a file, such as train-00000-of-00001.parquet."""
     return f"train-{index:05d}-of-{files:05d}.parquet"
 
 
@@ -39,9 +39,12 @@ def write_parquet(pictures: Iterable[Picture], folder: Path, pairs: int, rows_pe
 
     Args:
         pictures: the kept images, in row order.
-        folder: of the data set; files are written to its `data`.
+        folder: the data set's folder; files are written to its `data`.
         pairs: number of texts of all images; the number of files, which is in their names, depends on it.
         rows_per_file: the last file may have fewer; without any pair one file without rows is written.
+
+    Returns:
+        files, rows, bytes (of all files).
     """
     (folder / "data").mkdir()
     files = max(1, -(-pairs // rows_per_file))

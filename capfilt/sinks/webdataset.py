@@ -25,10 +25,13 @@ def write_webdataset(
 
     Args:
         pictures: the kept images, in row order.
-        folder: of the data set; tars are written to its `webdataset`.
-        formats: image formats of all images.
+        folder: the data set's folder; tars are written to its `webdataset`.
+        formats: the image formats that occur, as in `Picture.format`.
         pairs: number of texts of all images.
         rows_per_file: the last tar may have fewer; without any pair one tar without samples is written.
+
+    Returns:
+        files, rows (samples), bytes (of all tars).
     """
     (folder / "webdataset").mkdir()
     suffix = EXTENSIONS[next(iter(formats))] if len(formats) == 1 else "jpg"

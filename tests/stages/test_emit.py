@@ -1,12 +1,15 @@
 import hashlib
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -130,6 +133,14 @@ def test_the_card_says_what_the_data_are(layout: RunLayout) -> None:
         assert text in body
     assert all(f"| `{column.name}` | `{column.type}` |" in body for column in COLUMNS)
     assert str(layout.run) not in body
+
+
+def test_the_query_of_the_card_counts_the_texts_of_each_origin(layout: RunLayout) -> None:
+    EmitStage(layout).process(Task(0))
+    (query,) = re.findall(r"```sql\n(.*?)\n```", front(layout)[1], re.DOTALL)
+    found = duckdb.sql(query.replace("data/", f"{layout.run / NAME}/data/")).fetchall()
+    emitted = pq.read_table(layout.run / NAME / "data", columns=["origin"])["origin"].to_pylist()
+    assert {origin: n for origin, n, _ in found} == Counter(emitted)
 
 
 def test_the_card_without_parquet(layout: RunLayout) -> None:
