@@ -90,7 +90,7 @@ def _policies() -> str:
 
 
 def _cards() -> str:
-    """Return a table of the model cards in `models/`, but for those of tokenizers."""
+    """Return a table of the model cards in `models/`, except those of tokenizers."""
     from capfilt.models.card import cards
 
     head = "| model | system | roles | scores | licence | pinned commit |"
@@ -116,7 +116,7 @@ def _commands() -> str:
     commands = next(one for one in parser()._actions if isinstance(one, argparse._SubParsersAction))
     found = []
     for name, command in commands.choices.items():
-        command.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=110)
+        command.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=92)
         command.color = False
         found += [f"## capfilt {name} {{ #{name} }}", "", "```text", command.format_help().strip(), "```", ""]
     return "\n".join(found)

@@ -1,9 +1,9 @@
-"""Filter with a judge of one's own, plugged in from a script: a text that is a file name matches no image.
+"""Filter with a custom judge, registered by this script: a text that is a file name matches no image.
 
     python examples/custom_judge.py
 
-A judge is any object with the methods of `capfilt.models.protocols.Judge` and `Embedder`; this one passes everything
-on to a shipped filter and changes one score. `register` adds it to this process, so the run is local. For Ray, install
+A judge is any object with the methods of `capfilt.models.protocols.Judge` and `Embedder`; this one calls a shipped
+filter and changes one score. `register` adds it to this process, so the run is local. For Ray, install
 a package with an entry point: docs/extending/judge.md.
 """
 
@@ -37,7 +37,7 @@ class NoFileNames:
         return getattr(self._inner, name)
 
     def match(self, states: States, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
-        """Texts are cleaned already: lower case, without punctuation."""
+        """Return a `Match` for each text of each image. The texts are cleaned: lower case, without punctuation."""
         found = self._inner.match(states, texts)
         return [
             [
@@ -49,14 +49,14 @@ class NoFileNames:
 
 
 class Factory:
-    """What is registered: it loads the judge that a card names."""
+    """Loads the judge of a card; this is what `register` takes."""
 
     model_types = ()
     scores = ("itc", "itm")
     prompt = None
 
     def load(self, request: LoadRequest) -> NoFileNames:
-        """The judge around `tiny/filter`."""
+        """Return the judge around `tiny/filter`."""
         return NoFileNames(load_system("tiny/filter", device=request.device), request.card)
 
 

@@ -2,7 +2,7 @@
 
     python examples/own_threshold.py [RUN]
 
-Without a run, one is made first from 32 pairs of the bundled sample. RUN itself is not changed: a copy is.
+Without RUN, 32 pairs of the bundled sample are run first. The script works on a copy, so RUN is not changed.
 """
 
 import shutil

@@ -2,7 +2,7 @@
 
     python examples/read_the_results.py [RUN]
 
-Without a run, one is made first from 24 pairs of the bundled sample. The ledger (`candidates-*`) has one row per text,
+Without RUN, 24 pairs of the bundled sample are run first. The ledger (`candidates-*`) has one row per text,
 kept and rejected; `dataset` has the kept pairs with their images.
 """
 
@@ -41,7 +41,7 @@ def with_duckdb(ledger: str) -> None:
 
 
 def with_polars(ledger: str) -> None:
-    """The same, lazily: only three columns are read."""
+    """Count the same with Polars, lazily: only three columns are read."""
     if find_spec("polars") is None:
         print("Polars\n  is not installed here: pip install polars")
         return
@@ -52,7 +52,7 @@ def with_polars(ledger: str) -> None:
 
 
 def with_datasets(dataset: Path, cache: str) -> None:
-    """Open the kept pairs, images decoded when asked for."""
+    """Open the kept pairs; an image is decoded when it is accessed."""
     pairs = load_dataset(str(dataset), split="train", cache_dir=cache)
     first = pairs[0]
     print("datasets", f"{len(pairs)} pairs; the first: {first['image'].size}, {first['text']!r}", sep="\n  ")

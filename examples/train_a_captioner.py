@@ -2,7 +2,7 @@
 
     python examples/train_a_captioner.py [PAIRS.parquet]
 
-The same as `capfilt train tiny/captioner --set ...`: a shipped recipe with a handful of keys changed. Four steps teach
+The same as `capfilt train tiny/captioner --set ...`: a shipped recipe with a handful of keys changed. Four steps change
 little; leave out `limit` and `optim.epochs` and give your own pairs for a real training.
 """
 

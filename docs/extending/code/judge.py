@@ -1,4 +1,4 @@
-"""A judge of its own: a shipped filter, but texts that are file names never match."""
+"""Example of a judge: a shipped filter, except that a text that is a file name never matches."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ FILE_NAME = re.compile(r"\b(img|dsc|dcim|image|screenshot)[ _-]?\d+\b|\b(jpe?g|p
 
 
 class NoFileNames:
-    """Everything is the inner judge's, except that a text with a file name in it gets P(match) = 0."""
+    """Answers as the inner judge does, except that a text with a file name in it gets P(match) = 0."""
 
     def __init__(self, inner: Any, card: Any) -> None:
         self._inner = inner
@@ -22,7 +22,7 @@ class NoFileNames:
         return getattr(self._inner, name)  # prepare, encode, embed, clean, device, input_key, ...
 
     def match(self, states: States, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
-        """The inner judge's matches; texts are cleaned: lower case, without punctuation."""
+        """Return a `Match` for each text of each image. The texts are cleaned: lower case, without punctuation."""
         found = self._inner.match(states, texts)
         return [
             [Match(itc=m.itc, itm=0.0) if FILE_NAME.search(text) else m for text, m in zip(some, matches, strict=True)]
@@ -38,7 +38,7 @@ class NoFileNamesFactory:
     prompt = None
 
     def load(self, request: LoadRequest) -> NoFileNames:
-        """The request's card says what the model is called, and its version."""
+        """Load the inner judge; the request's card states the model's name and version."""
         inner = load_system("tiny/filter", device=request.device, precision=request.precision)
         return NoFileNames(inner, request.card)
 

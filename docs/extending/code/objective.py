@@ -1,4 +1,4 @@
-"""An objective of its own: CLIP's contrastive loss over a small convolution and a bag of hashed words."""
+"""Example of an objective: CLIP's contrastive loss over a small convolution and a bag of hashed words."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +57,7 @@ class ContrastiveObjective(Objective):
 
     @classmethod
     def create(cls, recipe: Recipe) -> "ContrastiveObjective":
-        """The initial model: the same in every process, so seed it."""
+        """Create the initial model. It must be the same in every process, so seed it."""
         assert isinstance(recipe, ContrastiveRecipe)
         torch.manual_seed(recipe.run.seed)
         return cls(recipe.model.width, recipe.objective.temperature)
@@ -68,7 +68,7 @@ class ContrastiveObjective(Objective):
         return ("itc",)
 
     def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """The losses of one forward pass. Texts of one image are never each other's negatives."""
+        """Return the losses of one forward pass. Texts of one image are never each other's negatives."""
         images = F.normalize(self.vision(batch.pixels), dim=-1)
         words = [torch.tensor([crc32(word.encode()) % WORDS for word in text.split()]) for text in batch.texts]
         offsets = torch.tensor([0, *(len(some) for some in words[:-1])]).cumsum(0)

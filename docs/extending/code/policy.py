@@ -1,4 +1,4 @@
-"""A policy of its own: captions are a second choice. They are kept only for images without a web text that matches."""
+"""Example of a policy: keep captions only for images without a web text that matches."""
 
 from typing import ClassVar
 
@@ -17,20 +17,20 @@ class WebFirst(Policy):
     reasons: ClassVar[tuple[str, ...]] = ("below_itm_threshold", "web_text_kept")
 
     def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        """The scores that the judge must write; `plan` refuses a pipeline without them."""
+        """Return the scores that the judge must write; `plan` refuses a pipeline without them."""
         return ("itm",)
 
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
-        """Drawn as a slider in the report."""
+        """Return the thresholds that the report draws as sliders."""
         return {"itm": select.itm_threshold}
 
     def decide(self, texts: Texts, select: SelectSettings) -> Reasons:
-        """All texts of a shard at once: arrays (n,), no loop over rows."""
+        """Return the reason against each text, or None: arrays (n,), no loop over rows."""
         missing, low = texts.missing("itm"), texts.below("itm", select)
         good_web = texts.judged & equal(texts.origin, "web") & ~missing & ~low
         second = equal(texts.origin, "synthetic") & np.isin(texts.image, texts.image[good_web])
         return first_true((missing, "no_score"), (low, "below_itm_threshold"), (second, "web_text_kept"))
 
     def describe(self, select: SelectSettings) -> str:
-        """One sentence for the report and the terminal."""
+        """Return one sentence for the report and the terminal."""
         return f"Web texts with an ITM of at least {select.itm_threshold} are kept, captions only where there is none."

@@ -1,4 +1,4 @@
-"""A sink of its own: `csv/pairs.csv` with one line per kept text, and the images beside it."""
+"""Example of a sink: `csv/pairs.csv` with one line per kept text, and the images beside it."""
 
 import csv
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ def write_csv(pictures: Iterable[Picture], folder: Path) -> Counts:
 
     Args:
         pictures: every kept image with its kept texts, in the order of the rows; read once, never held.
-        folder: of the data set; the sink makes a folder of its own in it.
+        folder: the data set's folder; the sink creates its own folder in it.
 
     Returns:
         What was written, by name; it goes into accounting.json and the card.

@@ -1,4 +1,4 @@
-"""A source of its own: a folder of images and one `captions.tsv` with lines of `file name<TAB>text`."""
+"""Example of a source: a folder of images and one `captions.tsv` with lines of `file name<TAB>text`."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,7 +11,7 @@ from capfilt.store.layout import ShardSpec
 
 
 class TsvReader:
-    """See `capfilt.sources.base.Reader`. Cheap to construct; it is made anew in every worker."""
+    """See `capfilt.sources.base.Reader`. Cheap to construct, because every worker creates one."""
 
     def __init__(self, source: Source, max_bytes: int) -> None:
         self.source, self.max_bytes, self.folder = source, max_bytes, Path(source.path)
@@ -24,16 +24,16 @@ class TsvReader:
         return (self.folder / "captions.tsv").read_text(encoding="utf-8", errors="replace").splitlines()
 
     def shard_specs(self, rows_per_shard: int) -> list[ShardSpec]:
-        """All rows, cut into shards."""
+        """Return all rows, cut into shards."""
         return require_rows(split_into_shards(self.source, "", len(self.lines), rows_per_shard), self.source)
 
     def identity(self) -> list[list[str | int]]:
-        """What changes when the source changes: it becomes part of the fingerprint of `ingest`."""
+        """Return what changes when the source changes: it becomes part of the fingerprint of `ingest`."""
         files = sorted(path for path in self.folder.iterdir() if path.is_file())
         return [[path.name, path.stat().st_size] for path in files]
 
     def rows(self, spec: ShardSpec, positions: Sequence[int] | None = None) -> Iterator[RawRow]:
-        """The rows of one shard. One bad row never raises: it is yielded with a reason."""
+        """Yield the rows of one shard. A bad row never raises: it is yielded with a reason."""
         numbered = enumerate(self.lines[spec.start : spec.stop], spec.start)
         yield from at_positions((self._row(number, line) for number, line in numbered), positions)
 

@@ -1,4 +1,4 @@
-"""A stage of its own: counts the words of each row's text and how many of them differ."""
+"""Example of a stage: count the words of each row's text, and the share of them that differ."""
 
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ WORDS = ShardTable(
 
 
 def settings(pipeline: Pipeline) -> Any:
-    """What of the pipeline decides the bytes; None would leave the stage out."""
+    """Return the settings that decide the bytes; None would leave the stage out."""
     return {}
 
 
@@ -49,6 +49,6 @@ class WordsStage:
 
 
 def measure(text: str | None) -> dict[str, Any]:
-    """The columns of one row; a missing key is null."""
+    """Return the columns of one row; a missing key is null."""
     words = (text or "").lower().split()
     return {"words": len(words), "distinct": len(set(words)) / len(words)} if words else {}

@@ -1,4 +1,4 @@
-"""A model system of its own: it writes "a bright picture" or "a dark picture", and embeds images as thumbnails."""
+"""Example of a model system: it writes "a bright picture" or "a dark picture", and embeds images as thumbnails."""
 
 from collections.abc import Hashable, Sequence
 
@@ -31,27 +31,27 @@ class ThumbnailSystem:
         self.card, self.device, self.decoding = card, torch.device(device), Decoding()
 
     def prepare(self, image: Image.Image, file_bytes: bytes) -> Prepared:
-        """Runs in the decoding threads: everything that needs no weights."""
+        """Run everything that needs no weights, in the decoding threads."""
         grey = image.convert("L").resize((SIDE, SIDE))
         return {"grey": torch.tensor(list(grey.tobytes()), dtype=torch.float32) / 255}
 
     def encode(self, prepared: Sequence[Prepared]) -> Tensor:
-        """Runs once per image, for every role: here (B, 64); in a real model the vision tower."""
+        """Encode B images, once for all roles. Here the result is (B, 64); a real model runs its vision tower."""
         return stack(prepared, "grey").to(self.device)
 
     def captions(self, states: States, uids: Sequence[str], samples: Sequence[int]) -> list[list[Caption]]:
-        """One caption per image and sample. A model that samples keys its noise on (seed, uid, sample)."""
+        """Return one caption per image and sample. A model that samples keys its noise on (seed, uid, sample)."""
         if len(uids) != len(states):
             raise InputError(f"{len(states)} images but {len(uids)} uids")
         words = ["bright" if grey.mean() > 0.5 else "dark" for grey in tensor_of(states)]
         return [[Caption(f"a {word} picture", logprob=None) for _ in samples] for word in words]
 
     def measured(self, max_length: int | None = None, prompt: str | None = None) -> Decoding:
-        """How captions are drawn when they are measured."""
+        """Return how captions are drawn when they are evaluated."""
         return Decoding(method="beam")
 
     def embed(self, states: States) -> Tensor:
-        """(B, D), L2-normalised; near-duplicates are found by their cosine."""
+        """Return (B, D), L2-normalised; near-duplicates are found by their cosine."""
         grey = tensor_of(states)
         return torch.nn.functional.normalize(grey - grey.mean(1, keepdim=True) + 1e-6)
 
