@@ -96,7 +96,7 @@ def _cards() -> str:
     head = "| model | system | roles | scores | licence | pinned commit |"
     rows = [
         f"| `{name}` | {card.system} | {', '.join(card.roles)} | {', '.join(card.scores) or '-'} "
-        f"| {card.licence or 'unknown'} | {f'`{card.revision[:12]}`' if card.revision else 'ships'} |"
+        f"| {card.licence or 'unknown'} | {f'`{card.revision[:7]}`' if card.revision else 'ships'} |"
         for name, card in cards().items()
         if card.roles
     ]
@@ -118,7 +118,8 @@ def _commands() -> str:
     for name, command in commands.choices.items():
         command.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=92)
         command.color = False
-        found += [f"## capfilt {name} {{ #{name} }}", "", "```text", command.format_help().strip(), "```", ""]
+        shown = ["``` { .text .wrap }", command.format_help().strip(), "```"]
+        found += [f"## capfilt {name} {{ #{name} }}", "", *shown, ""]
     return "\n".join(found)
 
 

@@ -1,8 +1,9 @@
-"""Write a caption for one image and judge it beside a text of the web.
+"""Write a caption for one image, and judge the caption and a web text.
 
     python examples/caption_and_judge.py [IMAGE [TEXT]]
 
-Works with every model system: name another model, such as `Salesforce/blip-image-captioning-base`.
+Works with every model system: name another model, such as
+`Salesforce/blip-image-captioning-base`.
 """
 
 import sys
