@@ -134,7 +134,8 @@ def retry(
     if not any(retryable_rows(last.layout.shard(PAIRS, i)) for i in range(len(last.layout.shards))):
         return None
     with last.folder.locked():
-        last.folder.add_retry()
+        if last.folder.retries == last.facts["materials"][PAIRS.stage].get("retry", 0):  # else one failed to begin
+            last.folder.add_retry()
     return run(pipeline, out=last.folder.path, local=local, console=console)
 
 
