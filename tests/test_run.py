@@ -187,6 +187,9 @@ def test_damage_is_found_and_repaired(copy: Path, pipeline_file: Path, capsys: p
     assert "README.md: changed since it was written" in printed
     shard.unlink()
     assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
+    (copy / "dataset.json").write_text("{}")
+    assert main(["verify", str(copy)]) == 1
+    assert "dataset: not finished; `capfilt run` writes it" in capsys.readouterr().out.replace("\n", " ")
     (copy / "dataset.json").unlink()
     assert main(["run", str(pipeline_file), "--local", "--out", str(copy)]) == 0
     assert main(["verify", str(copy)]) == 0

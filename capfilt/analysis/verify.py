@@ -67,16 +67,16 @@ def _calibration(layout: RunLayout) -> Iterator[str]:
 
 
 def _dataset(layout: RunLayout) -> Iterator[str]:
-    marker = read_json(layout.run / "dataset.json")
-    if marker is None:
+    written = (read_json(layout.run / "dataset.json") or {}).get("files")
+    if written is None:
         yield f"{layout.run / 'dataset'}: not finished; `capfilt run` writes it"
         return
     root = layout.folder(DATASET)
     existing = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
-    for name, sha256 in marker["files"].items():
+    for name, sha256 in written.items():
         if name not in existing:
             yield f"{root / name}: missing; `capfilt select {layout.run}` writes the dataset again"
         elif file_sha256(root / name) != sha256:
             yield f"{root / name}: changed since it was written; `capfilt select {layout.run}` writes the dataset again"
-    for name in sorted(existing - set(marker["files"])):
+    for name in sorted(existing - set(written)):
         yield f"{root / name}: not written by capfilt; the next `emit` removes it"

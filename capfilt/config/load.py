@@ -16,18 +16,21 @@ _FILES = (
     "base", "sources.*.path", "sources.*.image_root", "sources.*.download.block_hosts", "dedup.decontaminate.*.path",
     "ingest.block_hashes", "truth.path", "evaluate.pairs",
 )  # fmt: skip
+"""Keys whose values are paths."""
 _NAMES = (
     "caption.model", "score.model", "caption.tokenizer", "score.tokenizer",
     *(f"pretrain.recipe.model.{key}" for key in ("init", "vision_init", "text_init", "tokenizer")),
+    *(f"{part}.recipe.model.tokenizer" for part in ("finetune_captioner", "finetune_filter")),
 )  # fmt: skip
+"""Keys whose values are names of models or tokenizers, or paths to them."""
 
 
 def load_pipeline(path: str | Path, settings: list[str] | None = None) -> Pipeline:
-    """Read, override, make paths absolute, validate.
+    """Read a pipeline file, apply overrides, make paths absolute, and validate.
 
     Args:
         path: a file, or the name of a shipped pipeline (demo). A file with `base: RUN` starts from that run's pipeline.
-        settings: `a.b=c` each, as `--set` takes them.
+        settings: overrides `a.b=c`, as `--set` takes them.
 
     Raises:
         ConfigError: naming file, key, value and what is allowed.

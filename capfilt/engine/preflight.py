@@ -21,13 +21,13 @@ PUBLIC = "example.com"
 
 def missing_requirements(pipeline: Pipeline) -> list[str]:
     """Return one line per missing thing (network, hub, GPU, package) with what to do; empty if nothing is missing."""
-    lines = [line for source in pipeline.sources if source.type == "urls" for line in _source(source)]
+    lines = [line for i, source in enumerate(pipeline.sources) if source.type == "urls" for line in _source(i, source)]
     for key, use in _models(pipeline):
         lines += _model(key, use)
     return [*lines, *_gpus(pipeline)]
 
 
-def _source(source: Source) -> Iterator[str]:
+def _source(index: int, source: Source) -> Iterator[str]:
     name = f"sources.{source_name(source)}"
     if importlib.util.find_spec("img2dataset") is None:
         yield f"img2dataset: {name} downloads with it; pip install 'capfilt[urls]' -c constraints.txt"
@@ -39,7 +39,7 @@ def _source(source: Source) -> Iterator[str]:
     if host is None and not source.download.allow_hosts and not resolves(PUBLIC):
         yield f"network: {name} downloads from public hosts, and this machine cannot resolve {PUBLIC}"
     if host and not resolves(host):
-        yield f"network: {host} of {name}.path cannot be resolved; copy the list here: --set sources.0.path=FILE"
+        yield f"network: {host} of {name}.path cannot be resolved; copy the list here: --set sources.{index}.path=FILE"
 
 
 def _models(pipeline: Pipeline) -> list[tuple[str, ModelSettings]]:

@@ -15,7 +15,7 @@ from capfilt.engine.steps import Plan
 def progress_display(plan: Plan, console: Console) -> Iterator[Progress]:
     """Show the progress inside the block; yield the callback that counts a finished task."""
     groups = {group.name: group for group in plan.groups}
-    tally = {name: [0, 0, 0.0] for name in groups}
+    tally = {name: [0, 0, 0.0] for name in groups}  # finished tasks, rows, seconds
     totals = {name: len(group.todo) for name, group in groups.items()}
 
     def count(done: Done) -> str:

@@ -20,7 +20,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.engine.plan import out_of
 from capfilt.errors import ConfigError
 from capfilt.rounds.export import NAMES, export
-from capfilt.rounds.measure import measure
+from capfilt.rounds.measure import check_held_out, measure
 from capfilt.rounds.training_set import TrainingSet, write_training_set
 from capfilt.rounds.trainings import Training, check_trainings, round_trainings
 from capfilt.store.fingerprint import canonical, fingerprint
@@ -66,6 +66,7 @@ def run_rounds(
         RunError, TrainingError: the machine fails, or a loss is not finite. Everything finished stays.
     """
     check_trainings(pipeline)
+    check_held_out(pipeline.evaluate)
     run, rounds = out_of(pipeline, out).resolve(), list[Round]()
     if (run / "run.json").exists():
         raise ConfigError(f"{run}: this folder has an ordinary run, but rounds have a folder each; take another --out")

@@ -6,15 +6,25 @@ from typing import Any, cast
 
 from capfilt.config.rounds import Evaluate
 from capfilt.evaluation import evaluate_captioner, evaluate_judge, load_pairs
+from capfilt.evaluation.columns import Columns
 from capfilt.evaluation.pairs import Pairs
 from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, System
 from capfilt.models.registry import load_system
 from capfilt.rounds.training_set import TrainingSet
 from capfilt.rounds.trainings import Training
+from capfilt.store.parquet import safe_schema
 
 RERANK = 16
 """Candidates per query that ITM re-ranks."""
 JUDGES = {"pretrain": "pretrained", "finetune_filter": "filter"}
+"""Stage -> name of its model, which is measured as a judge."""
+
+
+def check_held_out(settings: Evaluate | None) -> None:
+    """Check the file of `evaluate.pairs` before anything runs. Raises DataError: no such file, or a missing column."""
+    if settings is not None and settings.pairs is not None:
+        texts = [settings.text] if isinstance(settings.text, str) else settings.text
+        Columns("image", texts, None).check(Path(settings.pairs), safe_schema(settings.pairs))
 
 
 def measure(settings: Evaluate, training_set: TrainingSet, trained: Mapping[str, Training]) -> dict[str, Any]:

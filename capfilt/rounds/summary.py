@@ -11,6 +11,7 @@ from capfilt.config.pipeline import Pipeline
 from capfilt.engine import plan_view
 from capfilt.engine.plan import make_plan, out_of
 from capfilt.rounds.loop import Round, round_folder, round_pipeline
+from capfilt.rounds.measure import check_held_out
 from capfilt.rounds.trainings import STAGES, check_trainings
 from capfilt.store.run_folder import RunFolder, read_json
 
@@ -22,9 +23,10 @@ def describe(pipeline: Pipeline, out: str | Path | None) -> dict[str, Any]:
         JSON values: `run`, its folder; `pairs`, the plan of the first round's run; `rounds`, the state of each round.
 
     Raises:
-        ConfigError, CheckpointError: as `make_plan` and `check_trainings`.
+        ConfigError, CheckpointError, DataError: as `make_plan`, `check_trainings` and `check_held_out`.
     """
     check_trainings(pipeline)
+    check_held_out(pipeline.evaluate)
     run = out_of(pipeline, out).resolve()
     folder = RunFolder(round_folder(run, 1))
     first = plan_view.describe(make_plan(round_pipeline(pipeline, 1, {}), folder), folder)

@@ -86,6 +86,15 @@ def test_paths_are_relative_to_the_file_and_those_of_set_to_where_one_stands(
     assert pipeline.select.itm_threshold == 0.7
 
 
+def test_tokenizers_of_all_recipes_are_relative_to_the_file(tmp_path: Path) -> None:
+    human = {"type": "parquet", "path": "human.parquet", "role": "human"}
+    stages = ("pretrain", "finetune_captioner", "finetune_filter")
+    recipes = {stage: {"recipe": {"model": {"tokenizer": "./words"}}} for stage in stages}
+    pipeline = load_pipeline(written(tmp_path, sources=[human], caption={"model": "tiny/captioner"}, **recipes))
+    for stage in stages:
+        assert getattr(pipeline, stage).recipe["model"]["tokenizer"] == str(tmp_path / "words")
+
+
 def test_settings_over_a_pipeline_come_back_equal_where_nothing_is_set() -> None:
     for root in SHIPPED[1:]:
         for name in ("demo", "coco_style"):

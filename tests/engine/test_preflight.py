@@ -7,6 +7,7 @@ import pytest
 
 from capfilt.cli import main
 from capfilt.config.load import load_pipeline
+from capfilt.config.source import Source
 from capfilt.engine import preflight
 from capfilt.engine.preflight import missing_requirements
 
@@ -24,10 +25,18 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_laion_subset_on_a_machine_that_has_nothing() -> None:
     printed = "\n".join(missing_requirements(load_pipeline("laion_subset")))
     assert "network: huggingface.co of sources.laion.path" in printed
+    assert "--set sources.0.path=FILE" in printed
     assert "hub: caption.model Salesforce/blip-image-captioning-large is not in the cache" in printed
     assert "hub: score.model Salesforce/blip-itm-large-coco" in printed
     assert "GPU: resources.caption asks for 0.6, this machine has 0" in printed
     assert "GPU: score.device is cuda" in printed
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_advice_on_a_list_names_its_place_among_the_sources() -> None:
+    pipeline = load_pipeline("laion_subset")
+    second = pipeline.model_copy(update={"sources": [Source(type="parquet", path="mine"), *pipeline.sources]})
+    assert any("--set sources.1.path=FILE" in line for line in missing_requirements(second))
 
 
 @pytest.mark.usefixtures("alone")
