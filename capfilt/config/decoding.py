@@ -14,6 +14,7 @@ class Decoding(ConfigModel):
     """How captions are generated. The defaults are the paper's, except for the penalty (official code: 1.1)."""
 
     method: Literal["nucleus", "greedy", "beam"] = "nucleus"
+    """nucleus: sample from the most probable tokens. greedy: take the most probable one. beam: search."""
     top_p: float = Field(default=0.9, gt=0, le=1)
     """nucleus: probability mass that is kept; there is no hidden top-k."""
     temperature: float = Field(default=1.0, gt=0)

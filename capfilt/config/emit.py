@@ -12,6 +12,7 @@ class EmitParquet(ConfigModel):
 
     format: Literal["parquet"]
     rows_per_file: int = Field(default=10_000, ge=1)
+    """Pairs per file; the last file may have fewer."""
 
 
 class EmitWebDataset(ConfigModel):
@@ -19,6 +20,7 @@ class EmitWebDataset(ConfigModel):
 
     format: Literal["webdataset"]
     rows_per_file: int = Field(default=10_000, ge=1)
+    """Pairs per tar; the last tar may have fewer."""
 
 
 class EmitBlipJson(ConfigModel):

@@ -42,6 +42,7 @@ class ModelSettings(ConfigModel):
     """A model's weights and how to run them."""
 
     model: str
+    """A shipped name, a folder of weights, an official .pth file, or a hub id."""
     revision: str | None = None
     """Commit of a hub id, 40 hex digits."""
     tokenizer: str | None = None
@@ -50,6 +51,7 @@ class ModelSettings(ConfigModel):
     """Images per forward pass. auto: chosen by a timing probe (GPU) or from free memory (CPU). In the fingerprint,
     because on a GPU the last bits of a result depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one, else the CPU."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """fp32: the reference. int8: CPU, twice as fast at BLIP-base's size. bf16: GPU, or a CPU with bf16 instructions."""
 
@@ -61,6 +63,7 @@ class CaptionSettings(ModelSettings):
     samples: int = Field(default=1, ge=1)
     """Captions per image; more than 1 only with `nucleus`, because the other methods would repeat the text."""
     seed: int = 0
+    """nucleus: with uid and sample number, decides the random numbers of a caption."""
 
     @model_validator(mode="after")
     def _check(self) -> "CaptionSettings":
@@ -101,6 +104,7 @@ class SelectSettings(ConfigModel):
     per_origin: dict[Literal["web", "synthetic"], Thresholds] = Field(default={})
     """Thresholds of web or synthetic texts that replace the ones above. Older files call it `per_source`."""
     top_k: int = Field(default=1, ge=1)
+    """top_k: number of texts per image that are kept."""
     rank_by: Literal["itm", "itc"] = "itm"
     """Score that orders the texts of an image for `top_k` and `max_texts_per_image`."""
     max_texts_per_image: int | None = Field(default=None, ge=1)
@@ -125,7 +129,9 @@ class Resources(ConfigModel):
     """An actor that captions or scores on a CPU uses all of them. Two actors of one core are as fast, and one can fail
     without the other."""
     num_gpus: float = Field(default=0, ge=0)
+    """GPUs of one actor; a fraction lets actors share a GPU."""
     min_actors: int = Field(default=1, ge=1)
+    """Actors that are started even if the cluster has no room yet, so that an autoscaler adds nodes."""
     max_actors: int | None = Field(default=None, ge=1)
     """As many as the cluster's CPUs or GPUs allow by default."""
 
@@ -155,6 +161,7 @@ class Pipeline(ConfigModel):
     dedup: DedupSettings = DedupSettings()
     select: SelectSettings = SelectSettings()
     emit: list[EmitFormat] = Field(default=[EmitParquet(format="parquet")])
+    """Formats of the data set, each at most once."""
     resources: dict[str, Resources] = Field(default={})
     """Per stage, by the stage's name."""
     truth: Truth | None = None

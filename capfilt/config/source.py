@@ -15,6 +15,7 @@ class Download(ConfigModel):
     """How the images of a `urls` source are downloaded. Limits are per process (one `ingest` actor)."""
 
     threads: int = Field(default=64, ge=1, le=1024)
+    """Downloads at the same time."""
     per_host: int = Field(default=8, ge=1)
     """Concurrent requests to one host."""
     timeout: float = Field(default=20.0, gt=0)
@@ -28,6 +29,7 @@ class Download(ConfigModel):
     max_bytes: int = Field(default=20 * 2**20, ge=1)
     """Largest body; a larger one is not read to its end, reason `too_many_bytes`."""
     max_redirects: int = Field(default=3, ge=0, le=20)
+    """Most redirects that are followed for one URL; reason `redirects`."""
     allow_hosts: list[str] = Field(default=[])
     """`host` or `host:port` that may be private or on a port other than 80 and 443. All other hosts must be public."""
     contact: str | None = Field(default=None, max_length=200, pattern=r"^[\x20-\x7e]+$")
@@ -62,6 +64,7 @@ class Source(ConfigModel):
     """Where pairs come from. Rows have a fixed order: files by name, rows in file order."""
 
     type: SourceType
+    """Format of the files."""
     path: str
     """File, folder or glob, depending on the type; for `urls` also s3://, gs://, https://, hf://."""
     name: str = ""
@@ -77,6 +80,7 @@ class Source(ConfigModel):
     rows: int | None = Field(default=None, ge=1)
     """urls: number of rows drawn by `seed` from those that pass the filter; all by default."""
     seed: int = 0
+    """urls: chooses the rows that `rows` draws."""
     download: Download = Download()
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
-"""Evaluation sets: what their images look like to the searches, and which rows repeat one of them.
+"""Evaluation sets: hashes and embeddings of their images, and which rows repeat one of them.
 
-A picture that cannot be decoded cannot be evaluated on either, and is left out; a plain one is found by its embedding
-alone (`hamming`).
+An image that cannot be decoded is left out, because nothing can be evaluated on it. A plain image is found by its
+embedding alone (`hamming`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ class Images(NamedTuple):
     codes: Codes
     """(E,) perceptual hashes."""
     vectors: Vectors | None
-    """(E, D) float16, L2-normalised; None where no model looked."""
+    """(E, D) float16, L2-normalised; None without an embedder."""
 
 
 class _Image(NamedTuple):
@@ -44,12 +44,18 @@ class _Image(NamedTuple):
 
 
 def identity(part: EvalSet) -> list[list[str | int]]:
-    """Name, size and the sha256 of both ends (64 KiB each) of every file. Raises DataError if there is none."""
+    """Return name, size and sha256 of both ends (64 KiB each) of every file. Raises DataError if there is none."""
     return [Container("", file.name, file).identity() for file in parquet_files(part.path)]
 
 
 def read(part: EvalSet, max_pixels: int, batch_size: int, embedder: Embedder | None) -> Images:
-    """Look at every image once, one decoded at a time; `embedder` embeds `batch_size` at once.
+    """Hash and embed every image of a set. One decoded image is in memory at a time.
+
+    Args:
+        part: the set, as in `dedup.decontaminate`.
+        max_pixels: largest width * height; a larger image is left out.
+        batch_size: images embedded at once.
+        embedder: None computes no embeddings.
 
     Raises:
         DataError: no such file, no Parquet, no image column, or not one image that can be decoded.
@@ -76,22 +82,22 @@ def _embed(embedder: Embedder, batch: list[_Image]) -> Vectors:
 def _images(path: str, max_pixels: int, embedder: Embedder | None) -> Iterator[_Image]:
     for key, data in _records(path):
         try:
-            picture = decode_image(data := data or b"", max_pixels)
+            picture = decode_image(data, max_pixels)
         except ImageError:
             continue
         prepared = None if embedder is None else embedder.prepare(picture, data)
         yield _Image(key, phash(picture), prepared)
 
 
-def _records(path: str) -> Iterator[tuple[str, bytes | None]]:
-    """Key (or number of the row, over all files) and image bytes of every row."""
+def _records(path: str) -> Iterator[tuple[str, bytes]]:
+    """Yield key (or number of the row, over all files) and image bytes of every row; b"" for a null image."""
     numbers = count()
     for file in parquet_files(path):
         image, key = _columns(file)
         for row in _rows(file, [image] if key is None else [image, key]):
             number, value, data = next(numbers), None if key is None else row[key], row[image]
             data = data.get("bytes") if isinstance(data, dict) else data
-            yield str(number) if value is None else key_text(value), data
+            yield str(number) if value is None else key_text(value), data or b""
 
 
 def _rows(file: Path, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -101,7 +107,7 @@ def _rows(file: Path, names: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _columns(file: Path) -> tuple[str, str | None]:
-    """Image column, by its usual names and else by its type, and key column."""
+    """Return the image column, by its usual names or else by its type, and the key column."""
     schema = safe_schema(file)
     chosen = find_roles(tuple(schema.names))
     usual = [] if chosen.image is None else [chosen.image]
@@ -115,7 +121,7 @@ def _columns(file: Path) -> tuple[str, str | None]:
 
 
 class Contamination:
-    """Which evaluation image each of N rows repeats: the most similar, of equal ones the first found."""
+    """Which evaluation image each of N rows repeats: the most similar one, and the first found among equal ones."""
 
     def __init__(self, rows: int) -> None:
         self._similarity = np.zeros(rows, dtype=np.float32)
@@ -123,7 +129,7 @@ class Contamination:
         self._labels: list[str] = []
 
     def add(self, name: str, keys: list[str], found: Iterable[Links]) -> None:
-        """Links between rows (i) and the images with these keys (j) of one set."""
+        """Add links between rows (i) and images (j) of the set `name`, whose images have these keys."""
         offset = len(self._labels)
         self._labels += [f"{name}:{key}" for key in keys]
         for links in found:
@@ -135,7 +141,12 @@ class Contamination:
             self._label[rows[nearer]] = offset + links.j[best][nearer]
 
     def labels(self, order: Ints, rows: int) -> list[str | None]:
-        """`set:key` or None of all rows of the run, where row k here is row order[k] there."""
+        """Return `set:key` or None for each row of a run.
+
+        Args:
+            order: row k of the links is row order[k] of the run.
+            rows: number of rows of the run.
+        """
         out: list[str | None] = [None] * rows
         for k in np.flatnonzero(self._label >= 0).tolist():
             out[order[k]] = self._labels[self._label[k]]

@@ -3,9 +3,9 @@
 Below 50,000 different hashes FAISS compares all pairs (`IndexBinaryFlat`, 1.3 s for 50,000 on one core). Above, for
 distances up to 7, the 64 bits are split into distance + 2 bands. Two hashes that differ in `distance` bits agree in at
 least two bands, so only hashes that agree in two bands are compared. Distance 4, one core, all exact: 200,000 hashes
-take 0.3 s this way, 23 s flat, 28 s by `IndexBinaryMultiHash` (4 x 16 bits); a million take 2 s. Distance 7: 200,000
-take 1.4 s. (Bits were far from even, set with probability 0.5 +- 0.15.) Beyond 7, two bands have too few bits: flat
-again, 10 minutes for a million.
+take 0.3 s this way, 23 s by `IndexBinaryFlat`, 28 s by `IndexBinaryMultiHash` (4 x 16 bits); a million take 2 s.
+Distance 7: 200,000 take 1.4 s. (The measured hashes were not uniform: each bit was set with a probability of 0.5 +-
+0.15.) Beyond 7, two bands have too few bits, so FAISS compares all pairs: 10 minutes for a million.
 
 A plain or striped image has almost no coefficient off the median, and its hash collides with all others of its kind:
 every plain image gives 8000000000000000. An image with structure sets 32 of the 64 bits, because of the median. A hash
@@ -27,6 +27,7 @@ ALL_PAIRS = 50_000
 LAST_BANDED = 7
 """Largest distance, in bits, for which bands are faster."""
 LEAST_BITS = 16
+"""Fewest set bits of a hash that identifies its image."""
 _QUERIES = 1024
 """Hashes searched at once: at most 1024 * N results are held."""
 

@@ -103,9 +103,9 @@ def _spread(rows: RunRows, order: Ints, marks: Marks) -> tuple[Ints, Ints, NDArr
     target = np.arange(len(rows.uid))
     kind = np.where(rows.repeated, _KEY, 0)
     similarity = np.zeros(len(rows.uid), dtype=np.float32)
-    goes = (marks.keeper != np.arange(len(order))) & ~rows.human[order]
-    row = order[goes]
-    target[row], kind[row], similarity[row] = order[marks.keeper[goes]], marks.kind[goes], marks.similarity[goes]
+    marked = (marks.keeper != np.arange(len(order))) & ~rows.human[order]
+    row = order[marked]
+    target[row], kind[row], similarity[row] = order[marks.keeper[marked]], marks.kind[marked], marks.similarity[marked]
     return target, kind, similarity
 
 

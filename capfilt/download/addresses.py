@@ -9,15 +9,15 @@ public IPv4 address.
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-_V4_SPECIAL = {
-    "IETF protocol": IPv4Network("192.0.0.0/24"),
-    "6to4 relay": IPv4Network("192.88.99.0/24"),
-}
-_V6_SPECIAL = {
-    "IETF protocol, Teredo": IPv6Network("2001::/23"),
-    "documentation": IPv6Network("2001:db8::/32"),
-    "documentation ": IPv6Network("3fff::/20"),
-}
+_V4_SPECIAL = (
+    (IPv4Network("192.0.0.0/24"), "IETF protocol"),
+    (IPv4Network("192.88.99.0/24"), "6to4 relay"),
+)
+_V6_SPECIAL = (
+    (IPv6Network("2001::/23"), "IETF protocol, Teredo"),
+    (IPv6Network("2001:db8::/32"), "documentation"),
+    (IPv6Network("3fff::/20"), "documentation"),
+)
 _V6_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -39,7 +39,7 @@ def non_public_kind(text: str) -> str | None:
 
 
 def _kind4(address: IPv4Address) -> str | None:
-    special = next((name for name, network in _V4_SPECIAL.items() if address in network), None)
+    special = next((name for network, name in _V4_SPECIAL if address in network), None)
     return special or _class(address) or (None if address.is_global else "not global")
 
 
@@ -49,7 +49,7 @@ def _kind6(address: IPv6Address) -> str | None:
         return _kind4(inner)
     if address not in _V6_UNICAST:
         return _class(address) or "not global unicast"
-    special = next((name.strip() for name, network in _V6_SPECIAL.items() if address in network), None)
+    special = next((name for network, name in _V6_SPECIAL if address in network), None)
     return special or (_kind4(address.sixtofour) if address.sixtofour is not None else None)
 
 

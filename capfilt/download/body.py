@@ -19,6 +19,7 @@ from capfilt.download.reasons import FetchError, shown
 SMALL = 2**20
 """Bytes; bodies up to this size are not counted by `MemoryBudget`."""
 BUDGET = 40 * 2**20
+"""Bytes of whole bodies in memory at once, over all threads."""
 _CHUNK = 2**17
 
 

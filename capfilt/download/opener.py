@@ -43,7 +43,7 @@ class Outcome:
     x_robots_tag: str | None = None
     """The headers' text, several joined by ` | `, cut at 1000 characters."""
     robots_txt: robots.Verdict | None = None
-    """Of the last host; None if robots.txt was not requested, or forbids the image (see reason)."""
+    """Verdict of the last host's robots.txt; None if it was not requested, or forbids the image (see reason)."""
     local_error: Exception | None = None
     """Not the row's fault: disk full, out of memory or descriptors, the run was stopped. The caller must raise it."""
 

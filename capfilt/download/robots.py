@@ -36,7 +36,8 @@ class Robots:
     characters are kept, the least recently used rules are dropped.
 
     Args:
-        fetch: returns a host's robots.txt (at most MAX_BYTES) or None if it has none (4xx), or raises FetchError.
+        fetch: gets the URL of a robots.txt; returns at most MAX_BYTES of it, or None if there is none (4xx), or raises
+            FetchError.
     """
 
     def __init__(self, fetch: Callable[[str], bytes | None]) -> None:
@@ -81,9 +82,8 @@ class Robots:
             coming.set_result(None if rules is None else Protego.parse(rules))
         except FetchError as error:
             coming.set_result(FetchError(error.reason, str(error)))
-        except (
-            BaseException
-        ) as error:  # an error of this machine, or the run was stopped: nothing is known about the host
+        except BaseException as error:
+            # An error of this machine, or the run was stopped: nothing is known about the host.
             with self._lock:
                 del self._known[origin]
             coming.set_exception(error)

@@ -9,7 +9,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB: transparency over white, as transformers does since 5.x; of 16-bit grey, the high byte.
+    """Convert to RGB: transparency over white, as transformers does since 5.x; 16-bit grey by its high byte.
 
     (Pillow's own conversion shows the hidden colours, often black, and clips 16-bit grey to white.)
     """

@@ -92,7 +92,7 @@ def compute_calibration(layout: RunLayout) -> Calibration:
 
 
 def calibration_file(layout: RunLayout) -> Path:
-    """The file that the stage `calibrate` writes."""
+    """Return the path of the file that the stage `calibrate` writes."""
     return layout.folder(CALIBRATION) / "calibration.json"
 
 
@@ -102,7 +102,7 @@ def read_calibration(layout: RunLayout) -> Calibration | None:
 
 
 def effective(select: SelectSettings, found: Calibration | None) -> SelectSettings:
-    """The settings with the threshold that was measured, if there is one."""
+    """Return the settings with the measured threshold as `itm_threshold`, or unchanged if none was measured."""
     return select if found is None else select.model_copy(update={"itm_threshold": found.threshold})
 
 
@@ -133,7 +133,7 @@ def choose(matched: Floats, mismatched: Floats, target: float, prior: float) -> 
 
 
 def _kept(scores: Floats, thresholds: Floats) -> NDArray[np.float64]:
-    """Share of the scores that are at or above each threshold."""
+    """Return the share of the scores that are at or above each threshold."""
     return 1 - np.searchsorted(np.sort(scores), thresholds, side="left") / len(scores)
 
 

@@ -12,7 +12,7 @@ Line = tuple[str, int, int]
 
 
 def funnel(accounting: Accounting) -> Table:
-    """The lines as a table for the terminal."""
+    """Return the lines as a table for the terminal."""
     out = Table("", "number", "share", title="Where rows and texts went")
     for column in out.columns[1:]:
         column.justify = "right"
@@ -22,7 +22,7 @@ def funnel(accounting: Accounting) -> Table:
 
 
 def funnel_lines(accounting: Accounting) -> list[Line]:
-    """Rows by what became of them and why, then texts by origin."""
+    """Return the numbers of rows by outcome and reason, then the numbers of texts by origin."""
     rows = accounting.rows_in
     lines = [("rows in", rows, 0), ("rows kept", accounting.rows_kept, rows)]
     for name, reasons in (("rejected", accounting.rejected), ("quarantined", accounting.quarantined)):

@@ -24,7 +24,7 @@ OWN_TEXT = -1
 
 
 def candidates(layout: RunLayout, shard: int, select: SelectSettings) -> pa.Table:
-    """The ledger of one shard, columns as in `CANDIDATES`.
+    """Build the ledger of one shard, columns as in `CANDIDATES`.
 
     Args:
         layout: the run; stages that it leaves out count as null columns.

@@ -30,7 +30,8 @@ def truth(layout: RunLayout) -> dict[str, Any] | None:
         and a `sentence` that says so. None if the pipeline has no `truth`.
 
     Raises:
-        ConfigError: a source that is not there. DataError: a file without the columns `key` and `matches`.
+        ConfigError: `truth.source` names no source of the pipeline.
+        DataError: the file has no column `key` or `matches`, or cannot be read.
     """
     if layout.pipeline.truth is None:
         return None

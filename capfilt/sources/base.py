@@ -92,12 +92,12 @@ class SourceDamagedError(DataError):
 
 
 def damaged(key: str, error: object) -> RawRow:
-    """The row that represents everything that could not be read."""
+    """Return the row that represents everything that could not be read."""
     return RawRow(key, reason="source_damaged", error=str(error))
 
 
 def split_into_shards(source: Source, path: str, total: int, rows_per_shard: int) -> list[ShardSpec]:
-    """Shards of one file of `total` rows."""
+    """Return the shards of one file of `total` rows."""
     starts = range(0, total, rows_per_shard)
     return [ShardSpec(source_name(source), path, start, min(start + rows_per_shard, total)) for start in starts]
 
@@ -110,7 +110,7 @@ def require_rows(specs: list[ShardSpec], source: Source) -> list[ShardSpec]:
 
 
 def at_positions(rows: Iterator[RawRow], positions: Sequence[int] | None) -> Iterator[RawRow]:
-    """The rows at these positions (counted from 0), or all. For readers that have to read every row anyway."""
+    """Return the rows at these positions (counted from 0), or all; for readers that have to read every row anyway."""
     if positions is None:
         return rows
     wanted = frozenset(positions)

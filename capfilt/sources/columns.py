@@ -24,7 +24,7 @@ META = (
     "width", "height", "original_width", "original_height", "key", "licence", "license", "credit", "split",
 )  # fmt: skip
 Stated = tuple[tuple[str, str], ...]
-"""`Source.columns` as items; "" means that there is no such column."""
+"""Items of `Source.columns`: (role, column name); "" means that there is no such column."""
 _HEX = {"sha256": re.compile(r"[0-9a-fA-F]{64}"), "md5": re.compile(r"[0-9a-fA-F]{32}")}
 
 

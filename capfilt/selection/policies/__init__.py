@@ -1,6 +1,6 @@
 """The policies that `select.policy` names, one file each. To add one, write its file and name it in `POLICIES`.
 
-Its name and settings stand in `capfilt.config.pipeline.SelectSettings`; its reasons in `capfilt.selection.reasons`.
+Its name and settings are in `capfilt.config.pipeline.SelectSettings`; its reasons in `capfilt.selection.reasons`.
 """
 
 from capfilt.config.pipeline import SelectSettings
@@ -28,11 +28,11 @@ JUDGED = tuple(dict.fromkeys([*(reason for policy in POLICIES for reason in poli
 
 
 def policy_of(select: SelectSettings) -> Policy:
-    """The policy that the settings name."""
+    """Return the policy that the settings name."""
     return next(policy for policy in POLICIES if policy.name == select.policy)
 
 
 def threshold_reasons() -> tuple[str, ...]:
-    """Reasons of the policies that have thresholds: verdicts that a moved threshold can turn."""
+    """Return the reasons of the policies that have thresholds: verdicts that another threshold can change."""
     with_thresholds = [policy for policy in POLICIES if policy.thresholds(SelectSettings())]
     return tuple(dict.fromkeys(reason for policy in with_thresholds for reason in policy.reasons))
