@@ -26,7 +26,7 @@ def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def settings_models(model: type[BaseModel], path: str = "") -> dict[type[BaseModel], list[str]]:
-    """Map the model and every settings model that its fields name to the keys where they stand, in the file's order.
+    """Map the model and every settings model that its fields name to the keys that take them, in the file's order.
 
     A key is written `sources[].download` (below a list) or `resources.*` (below a mapping); the model itself is "".
     """
@@ -47,7 +47,7 @@ def _models_in(annotation: Any, suffix: str = "") -> Iterator[tuple[type[BaseMod
 
 
 def settings_table(model: type[BaseModel], places: list[str]) -> str:
-    """Return a heading (the keys where these settings stand), the class's docstring and a table of its keys."""
+    """Return a heading (the keys that take these settings), the class's docstring and a table of its keys."""
     schema = model.model_json_schema()
     meanings = {name: _summary(field.annotation) for name, field in model.model_fields.items()}
     for base in reversed(model.__mro__):

@@ -42,8 +42,8 @@ class DuplicateGroups:
         i, j = links.i, links.j
         while len(i):
             i, j = self._roots(i), self._roots(j)
-            apart = i != j
-            i, j = np.minimum(i, j)[apart], np.maximum(i, j)[apart]
+            differ = i != j
+            i, j = np.minimum(i, j)[differ], np.maximum(i, j)[differ]
             np.minimum.at(self._parent, j, i)
 
     def marks(self) -> Marks:
