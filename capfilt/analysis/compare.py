@@ -33,7 +33,7 @@ _NOT_SETTINGS = ("name", "round")
 
 
 def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
-    """Compare two runs. Every value of the result is a list [first, second], None where a run has none.
+    """Compare two runs. Except in `agreement`, each value is a list [first, second], with None where a run has none.
 
     Returns:
         JSON values. runs: the arguments. settings: those that differ, by dotted key. texts: origin -> numbers of
@@ -117,6 +117,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _side_by_side(two: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return key -> [value in the first mapping, value in the second], None where it is missing."""
     return {key: [of.get(key) for of in two] for key in sorted({key for of in two for key in of})}
 
 

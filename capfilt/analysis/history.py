@@ -24,7 +24,9 @@ _HISTORY = {
     "candidates": "SELECT * FROM candidates WHERE uid = $uid",
     "dataset": "SELECT text, origin, itc, itm FROM dataset WHERE uid = $uid",
 }
+"""Key of the history -> its query."""
 _VIEW = {name: name for name in _HISTORY} | {"kept_instead_of": "duplicates"}
+"""Key of the history -> the view that it needs."""
 _NEAREST = """
     SELECT uid FROM pairs GROUP BY uid
     ORDER BY list_sum(list_transform(range(1, 17), lambda k: starts_with(uid, $uid[:k])::INT)) DESC, uid LIMIT 5"""

@@ -164,6 +164,16 @@ def _doctor(args: argparse.Namespace) -> None:
 
 def add_commands(commands: Any) -> None:
     """Add the commands of pipelines and runs; `commands`: what `add_subparsers` returned."""
+    _add_writing(commands)
+    _add_reading(commands)
+    _folder(add_command(commands, "verify", _verify, description=_VERIFY))
+    example = "example:\n  capfilt schema > pipeline.schema.json"
+    add_command(commands, "schema", _schema, description=_SCHEMA, epilog=example)
+    add_command(commands, "doctor", _doctor, description=_DOCTOR)
+
+
+def _add_writing(commands: Any) -> None:
+    """Add the commands that write a run, and `plan`."""
     run = add_command(commands, "run", _run, description=_RUN, epilog=_RUN_EPILOG)
     _pipeline(run)
     _local(run)
@@ -181,6 +191,9 @@ def add_commands(commands: Any) -> None:
     _set(retry)
     _local(retry)
 
+
+def _add_reading(commands: Any) -> None:
+    """Add the commands that read a run."""
     inspect = add_command(commands, "inspect", _inspect, description=_INSPECT, epilog=_INSPECT_EPILOG)
     _folder(inspect)
     inspect.add_argument("uid", nargs="?", metavar="UID", help="of a row, 16 hex digits (default: show samples)")
@@ -200,11 +213,6 @@ def add_commands(commands: Any) -> None:
     _folder(compare)
     compare.add_argument("other", metavar="RUN_B", help="folder of the second run")
     compare.add_argument("--json", action="store_true", help="print JSON")
-
-    _folder(add_command(commands, "verify", _verify, description=_VERIFY))
-    example = "example:\n  capfilt schema > pipeline.schema.json"
-    add_command(commands, "schema", _schema, description=_SCHEMA, epilog=example)
-    add_command(commands, "doctor", _doctor, description=_DOCTOR)
 
 
 def _pipeline(parser: argparse.ArgumentParser) -> None:

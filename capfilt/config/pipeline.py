@@ -89,10 +89,10 @@ class SelectSettings(ConfigModel):
     """What is kept, decided from stored scores."""
 
     policy: PolicyName = "itm_threshold"
-    """itm_threshold: the paper's filter. calibrated: the same, at the least threshold at which the kept human rows
-    match with `target_precision`. itc_threshold: ITC instead of ITM. both, either: thresholds on ITM and ITC. top_k:
-    the best `top_k` texts per image by `rank_by`, without a threshold. keep_all: every text that is no duplicate and
-    was not refused."""
+    """itm_threshold: the paper's filter. calibrated: the same, with the lowest threshold at which an estimated share
+    `target_precision` of the kept texts matches, measured on human rows. itc_threshold: ITC instead of ITM. both,
+    either: thresholds on ITM and ITC. top_k: the best `top_k` texts per image by `rank_by`, without a threshold.
+    keep_all: every text that is no duplicate and was not refused."""
     itm_threshold: float = Field(default=0.5, ge=0, le=1)
     """Least P(match). Left out: what the judge's card suggests, else this."""
     itc_threshold: float = Field(default=0.25, ge=-1, le=1)
@@ -133,7 +133,7 @@ class Resources(ConfigModel):
     min_actors: int = Field(default=1, ge=1)
     """Actors that are started even if the cluster has no room yet, so that an autoscaler adds nodes."""
     max_actors: int | None = Field(default=None, ge=1)
-    """As many as the cluster's CPUs or GPUs allow by default."""
+    """By default as many as the cluster's CPUs and GPUs allow."""
 
 
 class Truth(ConfigModel):

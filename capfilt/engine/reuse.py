@@ -50,7 +50,7 @@ def _inputs(fingerprint_inputs: dict[str, Any]) -> dict[str, str]:
 
 
 def _folder_of(run: Path, spec: StageSpec, stage: str, fp: str) -> Path | None:
-    """Return the folder of an input with that fingerprint; one without it in its name is found by fingerprint.json."""
+    """Return an input's folder with that fingerprint, found by name, else by fingerprint.json; None if none has it."""
     output = next(one for one in spec.inputs if one.stage == stage)
     if "{}" in output.folder_name("{}"):
         return run / output.folder_name(fp)
