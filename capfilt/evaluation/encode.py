@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from capfilt.errors import ConfigError
 from capfilt.evaluation.pairs import Pairs
 from capfilt.models.protocols import RetrievalJudge, States, System
 
@@ -15,13 +14,6 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 """Called with the name of the phase, the number of items done, and the number of all items."""
-
-
-def require_role(system: System, role: str) -> None:
-    """Raise ConfigError, naming the roles that the model has, unless `role` is one of them."""
-    if role not in system.card.roles:
-        has = ", ".join(sorted(system.card.roles)) or "none"
-        raise ConfigError(f"this evaluation needs a model with the role {role!r}; this model's roles: {has}")
 
 
 def encode(system: System, pairs: Pairs, images: Sequence[int]) -> States:

@@ -16,7 +16,7 @@ from torch import Tensor
 from capfilt.evaluation import captions as metrics
 from capfilt.evaluation.baselines import constant_caption, nearest_captions
 from capfilt.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
-from capfilt.evaluation.encode import ImageStates, Itm, Progress, encode, require_role, to_numpy
+from capfilt.evaluation.encode import ImageStates, Itm, Progress, encode, to_numpy
 from capfilt.evaluation.matching import (
     KEEP_AT,
     average_precision,
@@ -69,7 +69,7 @@ def evaluate_judge(
         ConfigError: the model is not a judge.
         InputError: there are too few images, or a score is not finite.
     """
-    require_role(model, "judge")
+    model.card.require("judge")
     texts = [model.clean(text) for text in pairs.texts]
     other = mismatch(len(texts), pairs.image_index.tolist(), seed)
     states = ImageStates(model, pairs, batch_size)
@@ -116,7 +116,7 @@ def evaluate_captioner(
         ConfigError: the model is not a captioner.
         InputError: there are no pairs, or no reference has a word.
     """
-    require_role(model, "captioner")
+    model.card.require("captioner")
     references = pairs.references
     constant = constant_caption(train_pairs.texts, seed=seed)
     answers = {

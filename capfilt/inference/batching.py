@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from capfilt.config.pipeline import ModelSettings, Pipeline, Resources
-from capfilt.errors import CapfiltError, ConfigError
+from capfilt.errors import ConfigError
 from capfilt.inference.rows import Record, Row
 from capfilt.models.protocols import System
 
@@ -139,7 +139,7 @@ class AdaptiveBatcher:
         try:
             return dict(ChainMap(*self._lanes.map(self._answer, piece)))
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, CapfiltError) or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(piece) == 1:
                 raise ConfigError(

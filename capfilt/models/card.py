@@ -41,7 +41,7 @@ class ModelCard(ConfigModel):
     prompt: str | None = None
     """Start of each caption, which is not part of the stored text."""
     decoding: Decoding | None = None
-    """Recommended decoding; None: `Decoding()`."""
+    """Recommended decoding, for readers; a pipeline states its own. None: `Decoding()`."""
     thresholds: Mapping[Score, float] = {}
     """Suggested minimum scores of a text that is kept."""
 

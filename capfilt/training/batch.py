@@ -1,4 +1,4 @@
-"""What one forward pass is trained on."""
+"""The input of one forward pass in training."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """The input of one forward pass on one rank: B images, each with one text."""
+    """B images, each with one text, on one rank."""
 
     pixels: Tensor
     """(B, 3, S, S) float32, augmented and normalised."""

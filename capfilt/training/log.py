@@ -1,4 +1,4 @@
-"""What a training run reports: a progress bar (plain lines without a terminal), TensorBoard events, JSON lines."""
+"""Report a training run: a progress bar (plain lines without a terminal), TensorBoard events, JSON lines."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Line = dict[str, float]
 PLAIN_SECONDS = 15.0
-"""Seconds between lines where no terminal shows a bar."""
+"""Minimum seconds between plain lines, which replace the bar without a terminal."""
 
 
 @dataclass

@@ -32,9 +32,10 @@ class SampleRow(NamedTuple):
 
 
 class SampleReader:
-    """Reads rows by sample number. Keeps the row groups last used: up to `budget` bytes, but at least the largest."""
+    """Reads rows by sample number. Keeps recently used row groups in memory, up to a budget."""
 
     def __init__(self, index: SampleIndex, budget: int) -> None:
+        """Start with an empty cache of `budget` bytes, or of the largest row group's size if that is more."""
         self._index = index
         self._cache = RowGroupCache(max([budget, *(group.cost for group in index.groups)]))
 

@@ -1,4 +1,4 @@
-"""Which rows a training run may draw: Parquet sources, and the index of their usable texts.
+"""Parquet sources of a training run, and the index of their usable rows and texts.
 
 The index is built once from the light columns (texts, filter columns), never from the images. It takes 10 bytes per
 sample, so 14 M pairs take 140 MB in each process. Images are read later, one row group at a time (`SampleReader`).

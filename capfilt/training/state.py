@@ -1,8 +1,8 @@
 """Checkpoints for exact resume: everything that the next step depends on, in one file that rank 0 writes.
 
 The data loader needs no state, because its order and noise are functions of seed, epoch and step. Torch's generators
-need none either, because every forward pass seeds them (`noise_seed`). A checkpoint holds the objective's weights
-and buffers, the optimiser, the position, and what the log and the loss monitor have gathered since their last line.
+need none either, because every forward pass seeds them (`noise_seed`). A checkpoint contains the objective's weights
+and buffers, the optimiser, the position, the values since the last log line, and the state of the loss monitor.
 """
 
 import hashlib
@@ -33,10 +33,12 @@ _FREE: Any = {
 
 @dataclass
 class Position:
-    """How far a training run is: `step` optimiser steps are done; `best` is the best validation value so far."""
+    """How far a training run is."""
 
     step: int = 0
+    """Optimiser steps that are done."""
     best: float | None = None
+    """Best validation value so far; None before the first validation."""
 
 
 def noise_seed(seed: int, step: int, number: int, rank: int) -> int:

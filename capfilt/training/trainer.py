@@ -41,10 +41,12 @@ class Trainer:
     """State of one training run on one rank."""
 
     def __init__(self, recipe: Recipe, rank: Rank) -> None:
-        """Prepare everything up to the first step.
+        """Prepare everything up to the first step, which finds as many errors as possible.
 
         Raises:
-            ConfigError, DataError, CheckpointError: whatever can be found before the first step.
+            ConfigError: the device does not exist, or the recipe does not fit the objective.
+            DataError: the pairs cannot be read, or are too few for one step.
+            CheckpointError: the initial weights cannot be used.
         """
         self.recipe, self.rank, self.out = recipe, rank, Path(recipe.out)
         self.device = pick_device(rank.device or recipe.run.device)

@@ -22,7 +22,7 @@ def average(tuned: Blip, start: Blip, weight: float = 0.5) -> None:
     Args:
         tuned: the fine-tuned model.
         start: the model that it started from; it may have further weights.
-        weight: of the tuned model, in [0, 1].
+        weight: share of the tuned model, in [0, 1].
 
     Raises:
         CheckpointError: a weight of `tuned` is missing in `start`, or has another shape there.
@@ -43,8 +43,8 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tuned", help="folder, shipped name or hub id")
-    parser.add_argument("start", help="what it was fine-tuned from")
-    parser.add_argument("--weight", type=float, default=0.5, help="of the tuned model, 0 to 1 (default: 0.5)")
+    parser.add_argument("start", help="model that it was fine-tuned from")
+    parser.add_argument("--weight", type=float, default=0.5, help="share of the tuned model, 0 to 1 (default: 0.5)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     tuned = Blip.load(args.tuned)

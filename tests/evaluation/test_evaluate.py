@@ -98,9 +98,9 @@ def test_a_captioner_beside_its_baselines(colours, write, png, fake):
 
 def test_a_model_without_the_role_is_refused(colours, fake):
     pairs = load_pairs(colours)
-    with pytest.raises(ConfigError, match="role 'judge'; this model's roles: captioner, embedder"):
+    with pytest.raises(ConfigError, match="has the roles captioner, embedder, not judge"):
         evaluate_judge(fake("captioner", "embedder"), pairs)
-    with pytest.raises(ConfigError, match="role 'captioner'; this model's roles: embedder, judge"):
+    with pytest.raises(ConfigError, match="has the roles embedder, judge, not captioner"):
         evaluate_captioner(fake("judge", "embedder"), pairs, pairs)
 
 

@@ -163,12 +163,6 @@ def load(path: Path, *, image_size: int | None = None) -> MED:
     return build(config, tensors, str(path), image_size)
 
 
-def load_official(path: Path, config: MEDConfig) -> MED:
-    """Load a MED from an official `.pth`. `config` gives its shape; its halves are those of the file."""
-    tensors = load_tensors(path)
-    return build(config.with_halves(**halves_of(tensors)), tensors, str(path), None)
-
-
 def build(config: MEDConfig, tensors: dict[str, Tensor], where: str, image_size: int | None) -> MED:
     """Build a MED in eval mode from tensors.
 

@@ -1,1 +1,1 @@
-"""Objectives: what a model is trained for. One file or folder per objective; `base.py` says what the loop asks."""
+"""Objectives: models and their losses. One file or folder per objective; `base.py` is their interface to the loop."""

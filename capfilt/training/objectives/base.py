@@ -19,7 +19,7 @@ from capfilt.training.recipe_sections import KindDefaults, OptimSection, Recipe
 
 @dataclass(frozen=True)
 class HubCard:
-    """What a trained model's card on the Hub says about the kind of model."""
+    """The part of a trained model's card on the Hub that describes the kind of model."""
 
     about: str
     """One or two sentences."""
@@ -38,7 +38,7 @@ class LossMonitor(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers and strings."""
+        """The state as plain numbers and strings, for a checkpoint."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class LossMonitor(Protocol):
 
 
 class Objective(nn.Module, ABC):
-    """A model in training and its losses. Parameters and buffers are what a checkpoint keeps.
+    """A model in training and its losses. A checkpoint contains its parameters and buffers.
 
     Attributes:
         recipe_type: the recipe with this objective's own `model` and `objective` sections. It narrows `validation` to
@@ -56,7 +56,7 @@ class Objective(nn.Module, ABC):
             captioner, filter.
         model_paths: keys of the recipe's `model` section that hold a file, a folder or a model's name. A pipeline with
             rounds starts a fine-tuning, and a continued pre-training, by setting `model.init` to a saved model.
-        kept_model_keys: keys of `model` that hold for a continued pre-training too, such as a dropout rate.
+        kept_model_keys: keys of `model` that a continued pre-training keeps, such as a dropout rate.
         vision_prefix: start of the vision tower's parameter names, for `optim.vision_lr_scale`; None: the objective has
             no parameters of its own for images.
     """
@@ -104,7 +104,7 @@ class Objective(nn.Module, ABC):
         return {}
 
     def monitor(self, recipe: Recipe) -> LossMonitor | None:
-        """What watches the losses of this run, if anything."""
+        """The monitor that watches the losses of this run; None: no monitor."""
         return None
 
     @property
@@ -134,5 +134,5 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def hub_card(cls, kind: str) -> HubCard:
-        """What the card of a model of that kind of recipe says."""
+        """The Hub card of a model from this kind of recipe."""
         return HubCard(f"A model that capfilt trained with the objective {cls.__name__} and a {kind} recipe.")

@@ -1,9 +1,9 @@
 """Warm start, step 3: a small ViT learns EfficientNet-Lite0's features (`teacher_targets.py`), before any text.
 
-Targets: from the class token the pooled feature (standardised), from each patch the teacher's cell (PCA, half
-whitened), and from two inner blocks of the ViT two inner layers of the teacher. Measured (6 x 192 at 128 px, 64 images
-per step), held-out pooled variance explained after 110 steps: AdamW 0.0 %, Muon 1.6-2.2 %. Muon with inner targets:
-1.2 % after 76 steps, and more on cells. A plain ViT stays on its first plateau for a long time.
+The class token learns the pooled feature (standardised), each patch the teacher's cell (PCA, half whitened), and two
+inner blocks of the ViT learn two inner layers of the teacher. Measured (6 x 192 at 128 px, 64 images per step),
+held-out pooled variance explained after 110 steps: AdamW 0.0 %, Muon 1.6-2.2 %. Muon with inner targets: 1.2 % after 76
+steps, and more on cells. A plain ViT stays on its first plateau for a long time.
 
     python -m capfilt.training.warmstart.distill --views views/* --out warm/vision --steps 5000
 

@@ -67,12 +67,12 @@ def equal(a: MED, b: MED) -> bool:
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), [(True, True), (True, False), (False, True)])
-def test_load_official(encoder: bool, decoder: bool, vocab: list[str], tmp_path: Path) -> None:
+def test_official_weights(encoder: bool, decoder: bool, vocab: list[str], tmp_path: Path) -> None:
     """With a stated shape, and with the shape read off the tensors."""
     med = make_med(vocab, encoder=encoder, decoder=decoder)
     path = tmp_path / "model_base.pth"
     torch.save({"model": official_state(med), "epoch": 4, "config": {"image_size": 224}}, path)
-    assert equal(checkpoint.load_official(path, med.config.with_halves(encoder=True, decoder=True)), med)
+    assert equal(checkpoint.build(med.config, checkpoint.load_tensors(path), str(path), None), med)
     read = checkpoint.load(path)
     assert equal(read, med)
     assert read.config.vision == VISION

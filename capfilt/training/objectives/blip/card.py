@@ -1,4 +1,4 @@
-"""What the card of a BLIP that capfilt trained says, per kind of recipe."""
+"""The Hub card of a BLIP that capfilt trained, per kind of recipe."""
 
 from capfilt.training.objectives.base import HubCard
 

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 COLLAPSE = math.log(3) - 2 / 3 * math.log(2)
 """0.6365: entropy of ITM's 1 : 2 prior, where the loss of a collapsed ITM head stays (BLIP issues 51, 152, 200)."""
 COLLAPSE_STEPS = 300
+"""Successive steps at COLLAPSE before the warning."""
 _NEAR = 0.003
 """Distance from COLLAPSE that counts as collapsed."""
 _MEMORY = 0.02
@@ -19,7 +20,7 @@ _MEMORY = 0.02
 
 @dataclass
 class CollapseMonitor:
-    """Warn once if, after warm-up, the running mean of the ITM loss has stayed at COLLAPSE for COLLAPSE_STEPS.
+    """Warns once if, after warm-up, the running mean of the ITM loss has stayed at COLLAPSE for COLLAPSE_STEPS.
 
     Attributes:
         weight: of ITM in the objective; 0 turns the monitor off.
@@ -52,7 +53,7 @@ class CollapseMonitor:
             )
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run continues with."""
+        """The state that a resumed run continues with."""
         return {"mean": self.mean, "stuck": self.stuck, "warned": self.warned}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -32,8 +32,8 @@ def match_probability(i2t: Tensor, t2i: Tensor) -> Tensor:
     """Estimate P(match) of every pair from the ITC similarities, as a soft target for ITM.
 
     InfoNCE's optimum is the log density ratio of a pair up to a constant of its row, the log mean exp over the keys
-    (van den Oord et al. 2018); ITM's prior of 1 : 2 makes it a probability. From few pairs ITC learns to generalise
-    sooner than ITM, which sees three pairs where ITC sees a whole queue of them.
+    (van den Oord et al. 2018); ITM's prior of 1 : 2 makes it a probability. With few training pairs ITC learns to
+    generalise sooner than ITM, which sees three pairs per image where ITC sees a whole queue.
 
     Args:
         i2t, t2i: (B, B + queue) similarities / tau, the batch's own keys first.

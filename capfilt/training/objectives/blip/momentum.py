@@ -71,7 +71,7 @@ class Momentum(nn.Module):
             ids: (B,) image ids.
 
         Raises:
-            ConfigError: the queue's size is not a multiple of the global batch.
+            ConfigError: the queue's size is not a multiple of the pairs of one forward pass on all ranks.
         """
         size = len(self.id_queue)
         if size == 0:

@@ -2,8 +2,8 @@
 
 One vision pass serves the three losses. ITC follows ALBEF: momentum copies of the unimodal encoders give the keys and
 the soft targets, a queue gives more negatives. ITM draws hard negatives by the contrastive similarities of the batch.
-Two texts of one image are never each other's negatives; the official code forgets this, and bootstrapped data has such
-pairs. Similarities, softmaxes and losses are float32 whatever the autocast.
+Two texts of one image are never each other's negatives in ITM. The official code does not exclude them, and
+bootstrapped data has such pairs. Similarities, softmaxes and losses are float32 also under autocast.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ class BlipObjective(Objective):
             processor: image processor of the saved model; default: MED's image size, CLIP's mean and std.
 
         Raises:
-            ConfigError: MED lacks the half that a loss needs, or the prompt leaves no room for a text.
+            ConfigError: MED does not have the half that a loss needs, or the prompt leaves no room for a text.
         """
         super().__init__()
         self.contrastive = settings.contrastive
@@ -89,7 +89,7 @@ class BlipObjective(Objective):
         return tuple(name for name, used in losses.items() if used)
 
     def start_step(self, step: int, steps_per_epoch: int) -> None:
-        """Advance with the ramp that step `step` has."""
+        """See `Objective.start_step`; the ramp is that of step `step`."""
         growing = self.settings.alpha_epochs * steps_per_epoch
         self.advance(ramp=min(1.0, step / growing) if growing else 1.0)
 
@@ -102,7 +102,7 @@ class BlipObjective(Objective):
             self.momentum.update(self.med)
 
     def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """The terms as scalars, each times its weight."""
+        """See `Objective.forward`."""
         settings = self.settings
         states = self.med.vision(batch.pixels)
         kv = self.med.cross_kv(states) if settings.itm or settings.lm else []
@@ -163,20 +163,20 @@ class BlipObjective(Objective):
         return {"tau": float(self.temperature.detach())} if self.contrastive else {}
 
     def monitor(self, recipe: Recipe) -> LossMonitor:
-        """Warns if ITM collapses."""
+        """The monitor that warns if ITM collapses."""
         return CollapseMonitor(self.settings.itm, recipe.optim.warmup_steps)
 
     @property
     def has_unused_parameters(self) -> bool:
-        """ITC alone does not use the cross-attention."""
+        """True if only ITC is trained, which does not use the cross-attention."""
         return not (self.settings.itm or self.settings.lm)
 
     def compiled_modules(self) -> Iterable[nn.Module]:
-        """Layer by layer, which keeps the tensors' names."""
+        """The transformer layers of both towers."""
         return (module for module in self.modules() if isinstance(module, VisionBlock | TextLayer))
 
     def system(self) -> Blip:
-        """BLIP in eval mode."""
+        """See `Objective.system`: a BLIP in eval mode."""
         return Blip(self.med, self.tokenizer, self.processor, str(next(self.parameters()).device))
 
     def save(self, folder: Path) -> None:
@@ -185,7 +185,7 @@ class BlipObjective(Objective):
 
     @classmethod
     def hub_card(cls, kind: str) -> HubCard:
-        """BLIP's card of that kind of recipe."""
+        """See `Objective.hub_card`."""
         return hub_card(kind)
 
 

@@ -105,7 +105,7 @@ class BlipSettings(ObjectiveSettings):
     momentum: float = Field(default=0.995, ge=0, lt=1)
     """Rate of the moving average of the weights that computes the keys."""
     queue_size: int = Field(default=57600, ge=0)
-    """Keys per modality; a multiple of the global batch. 0: only those of the batch."""
+    """Keys per modality; a multiple of `global_batch / accumulate`. 0: only the keys of the batch."""
     alpha: float = Field(default=0.4, ge=0, le=1)
     """Largest weight of the soft targets."""
     alpha_epochs: float = Field(default=2.0, ge=0)
@@ -113,12 +113,12 @@ class BlipSettings(ObjectiveSettings):
     hard_floor: float = Field(default=1e-4, gt=0, le=1)
     """Added to each hard-negative weight. 1 / batch makes half of the draws uniform, which ITM from scratch needs."""
     itm_alpha: float = Field(default=0.0, ge=0, le=1)
-    """Largest weight of ITM's soft targets, which grows as alpha does. Not in the paper; see `match_probability`."""
+    """Largest weight of ITM's soft targets; it grows like alpha's. Not in the paper; see `match_probability`."""
     positives: bool = False
     """Every key with the row's image id is a target (fine-tuning of the filter), not only the row's own text."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     prompt: str = ""
-    """Put before each text for LM and not itself predicted: "a picture of " in the captioner's fine-tuning."""
+    """Start of each text for LM, which is not predicted: "a picture of " in the captioner's fine-tuning."""
 
     @field_validator("prompt")
     @classmethod
