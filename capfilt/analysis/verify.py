@@ -7,6 +7,7 @@ from capfilt.errors import CapfiltError
 from capfilt.selection.accounting import account
 from capfilt.selection.calibration import calibration_file, compute_calibration, read_calibration
 from capfilt.stages.catalog import tables
+from capfilt.stages.emit import MARKER
 from capfilt.store.layout import RunLayout
 from capfilt.store.run_folder import open_run, read_json
 from capfilt.store.schema import DATASET, PAIRS, ShardTable
@@ -67,7 +68,7 @@ def _calibration(layout: RunLayout) -> Iterator[str]:
 
 
 def _dataset(layout: RunLayout) -> Iterator[str]:
-    written = (read_json(layout.run / "dataset.json") or {}).get("files")
+    written = (read_json(layout.run / MARKER) or {}).get("files")
     if written is None:
         yield f"{layout.run / 'dataset'}: not finished; `capfilt run` writes it"
         return

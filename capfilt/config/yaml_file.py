@@ -143,19 +143,25 @@ def describe(error: ValidationError, where: str, model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> list[str]:
-    """Return the field names of the nested model at `loc`; none if there is no model."""
-    here: Any = model
+def _fields(model: type[BaseModel], loc: Iterable[int | str]) -> set[str]:
+    """Return the field names of the nested model at `loc`; of all members of a union without a tag."""
+    here = [model]
     for part in loc:
-        if isinstance(part, str) and isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[part].annotation if part in here.model_fields else None
-        here = _model_in(here)
-    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+        nested = [found.model_fields[part].annotation for found in here if part in found.model_fields]
+        if nested:
+            here = [found for annotation in nested for found in _models_in(annotation)]
+        else:  # the tag of a union's member, the index in a list or the key in a mapping
+            here = [found for found in here if _has_tag(found, part)] or here
+    return {name for found in here for name in found.model_fields}
 
 
-def _model_in(annotation: Any) -> Any:
-    """Return the first model inside an annotation such as `list[A] | None`, or the class itself; None if none."""
-    if isinstance(annotation, type):
-        return annotation
-    found = [_model_in(arg) for arg in get_args(annotation)]
-    return next((a for a in found if isinstance(a, type) and issubclass(a, BaseModel)), None)
+def _has_tag(model: type[BaseModel], tag: int | str) -> bool:
+    """Return whether a field of the model is a Literal that allows `tag`, such as `format`."""
+    return any(tag in get_args(field.annotation) for field in model.model_fields.values())
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models inside an annotation such as `list[A | B] | None`, or the class itself."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for arg in get_args(annotation) for found in _models_in(arg)]

@@ -175,7 +175,7 @@ def _why(layout: RunLayout, spec: StageSpec, todo: Sequence[int], known: Any, in
         return "new"
     if known != inputs:
         own = changes(known | {"inputs": None}, inputs | {"inputs": None})
-        before = known.get("inputs", {})
-        changed = [name for name, fp in inputs["inputs"].items() if before.get(name) != fp]
+        before, after = known.get("inputs", {}), inputs["inputs"]
+        changed = [name for name in {**after, **before} if before.get(name) != after.get(name)]
         return "; ".join(own + ([f"{' and '.join(changed)} changed"] if changed else []))
     return "unfinished" if spec.tasks == "one" else f"{len(todo)} of {len(layout.shards)} shards are missing"

@@ -86,6 +86,27 @@ def test_paths_are_relative_to_the_file_and_those_of_set_to_where_one_stands(
     assert pipeline.select.itm_threshold == 0.7
 
 
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            {"resources": {"caption": {"num_gpu": 1}}},
+            "resources.caption.num_gpu: no such key; did you mean 'num_gpus'?",
+        ),
+        (
+            {"emit": [{"format": "blip_json", "lnik": "url"}]},
+            "emit.0.blip_json.lnik: no such key; did you mean 'link'?",
+        ),
+        (
+            {"select": {"per_origin": {"web": {"itm": 1}}}},
+            "web.itm: no such key; allowed: itc_threshold, itm_threshold",
+        ),
+    ],
+)
+def test_allowed_keys_are_named_below_mappings_and_tagged_lists(raw: dict[str, Any], message: str) -> None:
+    assert message in refusal(raw)
+
+
 def test_tokenizers_of_all_recipes_are_relative_to_the_file(tmp_path: Path) -> None:
     human = {"type": "parquet", "path": "human.parquet", "role": "human"}
     stages = ("pretrain", "finetune_captioner", "finetune_filter")

@@ -64,3 +64,9 @@ def test_a_plan_has_one_layout_whose_folders_are_those_of_its_steps(pipeline: Pi
         "ingest", "near", "caption+score", "dedup", "select", "emit",
     ]  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_is_left_out_is_the_reason_to_run_those_that_read_it(pipeline: Pipeline, tmp_path: Path) -> None:
+    run(pipeline, out=tmp_path / "run", local=True)
+    plan = make_plan(pipeline.model_copy(update={"caption": None}), RunFolder(tmp_path / "run"))
+    assert plan.steps_by_name["score"].why == "caption changed"
