@@ -177,13 +177,15 @@ def judge_scores(settings: ModelSettings) -> frozenset[Score]:
 
 
 def default_prompt(settings: ModelSettings) -> str | None:
-    """Return the default prompt of a pipeline's captioner, from its card, or its system if it has no card.
+    """Return the default prompt of a pipeline's captioner, from its card or else its system. Reads no weights.
 
     Raises:
         ConfigError: no such model or system.
     """
     card = find_card(settings.model)
-    return card.prompt if card is not None else find_factory(settings.model, settings.revision).prompt
+    if card is not None and card.prompt is not None:
+        return card.prompt
+    return find_factory(settings.model, settings.revision).prompt
 
 
 def _load(settings: ModelSettings) -> System:

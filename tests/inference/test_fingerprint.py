@@ -55,6 +55,13 @@ def test_the_prompt_is_the_captioners_unless_it_is_named() -> None:
         assert resolve_models(found) == found
 
 
+def test_a_card_without_a_prompt_leaves_it_to_the_system(tmp_path: Path) -> None:
+    (tmp_path / "card.yaml").write_text("system: blip\nroles: [captioner]\n")
+    found = resolve_models(pipeline("cpu", caption={"model": str(tmp_path), "device": "cpu"}))
+    assert found.caption is not None
+    assert found.caption.decoding.prompt == "a picture of "
+
+
 def test_workers_with_gpus_compute_on_them_whatever_the_driver_has() -> None:
     found = resolve_models(pipeline("auto", resources={"caption": {"num_gpus": 0.5}}))
     assert found.caption is not None
