@@ -41,7 +41,7 @@ class SystemFactory(Protocol):
 
     @property
     def prompt(self) -> str | None:
-        """Start of the captions of the system's captioners, if neither the pipeline nor a card names one."""
+        """Start of the captions of the system's captioners, if neither the pipeline nor a card states one."""
         ...
 
     def load(self, request: LoadRequest) -> System:

@@ -28,7 +28,7 @@ def resolve(model: str | Path, revision: str | None = None, *, weights: bool = T
     Args:
         model: a folder, a file, a shipped name (tiny/filter) or a hub id (owner/name). Code in it is not run.
         revision: commit of a hub id, 40 hex digits; by default that of `revisions`.
-        weights: whether to download the weights, too; a tokenizer does not need them.
+        weights: whether to download the weights as well; a tokenizer does not need them.
 
     Raises:
         ConfigError: no such folder or name, a hub id without a pinned revision, or no network.

@@ -29,7 +29,7 @@ Operation = Callable[[Image.Image, float, Random], Image.Image]
 
 
 class Augment(BaseModel):
-    """The paper's training transform (section 4.1): image -> normalised pixels. All randomness comes from `rng`."""
+    """The paper's training transform (section 4.1): image -> normalised pixels. Its only randomness is `rng`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

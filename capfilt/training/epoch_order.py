@@ -1,7 +1,7 @@
 """The order of an epoch's samples: a pure function of (data, seed, epoch).
 
 Row groups are shuffled, with every source spread evenly over the epoch; then rows are shuffled inside a window of row
-groups, so that a reader holds one window in memory. Ranks, workers and restarts play no part.
+groups, so that a reader holds one window in memory. The order does not depend on ranks, workers or restarts.
 """
 
 from collections.abc import Sequence

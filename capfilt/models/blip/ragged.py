@@ -1,8 +1,8 @@
 """Encode texts for inference without padding: all texts in one sequence of tokens.
 
-All but the attention works on single tokens, one row each. A text's tokens attend to each other, and the rows of all
-texts of an image attend to that image together (`cross.ImageKeys`). The heads read the first token only, so the last
-layer continues with that row alone. A text's result has the same bits whatever other texts and images are in the batch
+Everything but the attention works on single tokens, one row each. A text's tokens attend to each other, and the rows of
+all texts of an image attend to that image together (`cross.ImageKeys`). The heads read the first token only, so the
+last layer computes only that row. A text's result has the same bits whatever other texts and images are in the batch
 (see `packed`).
 
 Shape legend: B images, T texts, N tokens of all texts, L tokens of the longest, D width, H heads, K head width.
@@ -65,7 +65,15 @@ def _self_attend(block: AttentionBlock, x: Tensor, lengths: list[int]) -> Tensor
 
 
 def padded_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """Do the same in one padded call, for a device on which many small calls are slow; (N, H, K) -> (N, D)."""
+    """Attend from each token to its own text in one padded call, for a device on which many small calls are slow.
+
+    Args:
+        q, k, v: (N, H, K) each, N tokens of all texts.
+        lengths: tokens of each text.
+
+    Returns:
+        (N, D).
+    """
     q, k, v = (pad_sequence(list(torch.split(part, lengths)), batch_first=True).transpose(1, 2) for part in (q, k, v))
     valid = torch.arange(q.shape[2], device=q.device) < torch.tensor(lengths, device=q.device)[:, None]
     return attend(q, k, v, valid[:, None, None]).transpose(1, 2)[valid].flatten(1)

@@ -23,8 +23,8 @@ from capfilt.models.blip.weight_cache import WeightCache
 
 IMAGES_PER_PASS = 4
 """Images per pass on a CPU in fp32. oneDNN's product takes a fifth longer for 577 rows (nine blocks and one row) than
-for 576. One image takes 704 ms, two take 598 each (BLIP-base, 384 px, one core with AVX512), four another hundredth
-less, with the same bits. Other layers (int8) take one image at a time, because its activations stay in cache."""
+for 576. One image takes 704 ms, and two take 598 ms each (BLIP-base, 384 px, one core with AVX512). Four take another
+hundredth less, with the same bits. Other layers (int8) take one image at a time, so that activations stay in cache."""
 
 
 class VisionAttention(nn.Module):

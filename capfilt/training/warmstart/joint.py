@@ -1,4 +1,4 @@
-"""Warm start, step 2: learn a space in which the two teachers agree, as a target for the student's two towers.
+"""Warm start, step 2: learn a space in which the two teachers agree, the target of the students' two towers.
 
 EfficientNet-Lite0's pooled feature and MiniLM's sentence embedding stay frozen; two small heads are trained by ITC to
 256 common dimensions. Each tower then learns its side alone, which needs no pairs, and no two towers change at the same
@@ -116,8 +116,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--web", type=float, default=0.3)
-    parser.add_argument("--drop", type=float, default=0.3)
+    parser.add_argument("--web", type=float, default=0.3, help="share of web texts, 0 to 1")
+    parser.add_argument("--drop", type=float, default=0.3, help="dropout of the heads")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -3,9 +3,9 @@
 MiniLM-L6 has the MIT licence and comes from PyPI (`capfilt[distill]`).
 
 The vocabulary is BERT's, reduced to the pieces that the given texts use most, plus [DEC] and [ENC]. A longer piece that
-is left out is tokenized as shorter ones. Word embeddings start as MiniLM's, by PCA. Then [CLS] learns the sentence
-embedding through a linear map, and with `--joint` the text side of `joint.py`'s space through another. The result is a
-folder with tokenizer files, `text.safetensors` and `proj.safetensors`.
+is left out is tokenized as shorter ones. Word embeddings start as MiniLM's, reduced by PCA. Then [CLS] learns the
+sentence embedding through a linear map, and with `--joint` also the text side of `joint.py`'s space through another
+one. The result is a folder with tokenizer files, `text.safetensors` and, with `--joint`, `proj.safetensors`.
 
     python -m capfilt.training.warmstart.text --texts a.parquet:human_text,web_text b.parquet:web_text --out warm/text
 """
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--max-words", type=int, default=30)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--held", type=int, default=500, help="texts kept out, for the log")
+    parser.add_argument("--held", type=int, default=500, help="number of held-out texts, for the log")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -16,7 +16,7 @@ ViewBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class StoredViews:
-    """Memory-mapped folders that `teacher_targets.py` wrote, drawn from by weight per view."""
+    """Memory-mapped folders that `teacher_targets.py` wrote. A view is drawn in proportion to its folder's weight."""
 
     def __init__(self, folders: list[str], weights: list[float]) -> None:
         names = ("pixels", "pooled", "maps", "inner")
@@ -40,7 +40,7 @@ def as_tensors(arrays: list[NDArray[Any]]) -> ViewBatch:
 
 
 def flipped(batch: ViewBatch) -> ViewBatch:
-    """Mirror half of the views and their cells. The finer cells inside block 4's are not mirrored: a small error."""
+    """Mirror half of the views and their cells, except for the finer cells inside a cell of block 4, a small error."""
     pixels, pooled, maps, inner = batch
     flip = (torch.rand(len(pixels)) < 0.5)[:, None, None, None]
     cells = [
