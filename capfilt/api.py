@@ -93,7 +93,7 @@ def select(folder: str | Path, settings: Iterable[str] = (), *, console: Console
     """Apply new thresholds to the stored scores and write the data set again; no model runs.
 
     Args:
-        folder: of a finished run.
+        folder: the folder of a finished run.
         settings: changes `a.b=c` to its pipeline.
         console: as in `run`.
 
@@ -116,7 +116,7 @@ def retry(
     """Download again the images that failed for a temporary reason, and run everything that depends on them.
 
     Args:
-        folder: of a finished run.
+        folder: the folder of a finished run.
         settings: changes `a.b=c` to its pipeline.
         local, console: as in `run`.
 

@@ -40,5 +40,5 @@ class RunError(CapfiltError):
 
 
 def listed(names: list[str], limit: int) -> str:
-    """Return the first `limit` names, sorted, and how many more there are, for a message."""
+    """Return the first `limit` of the sorted names and the number of the others: `a, b and 3 more`."""
     return ", ".join(sorted(names)[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -43,11 +43,12 @@ def history(layout: RunLayout, uid: str) -> dict[str, Any]:
     """Collect everything that is stored about one row, as JSON values.
 
     Returns:
-        uid: as given. All other keys have a list of rows as dictionaries; several if a key occurs twice in the source.
+        uid: the given one. All other keys have a list of rows as dictionaries; more than one if a key occurs twice in
+            the source.
         pairs: the row itself; image_bytes is the number of bytes, phash 16 hex digits.
         duplicates: which row is kept in its place, and which evaluation image it repeats.
         kept_instead_of: the rows that are duplicates of this one.
-        captions, scores: of the models, without the embedding.
+        captions, scores: what the models wrote, without the embedding.
         candidates: its texts with verdict and reason.
         dataset: what was emitted.
 

@@ -17,10 +17,10 @@ def add_command(
 
     Args:
         commands: what `add_subparsers` returned.
-        name: of the command.
-        run: called with the parsed arguments; returns the exit code, None for 0.
-        description: shown above the options; its first line is also shown in the list of commands.
-        epilog: shown below the options, such as examples.
+        name: the name of the command.
+        run: the function to call with the parsed arguments; it returns the exit code, None for 0.
+        description: text above the options; its first line is also shown in the list of commands.
+        epilog: text below the options, such as examples.
 
     Returns:
         The command's own parser, for its options.

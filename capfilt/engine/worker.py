@@ -21,7 +21,7 @@ class Worker:
         Args:
             stage: a stage, or fused stages.
             parts: that stage alone, or the stages that are fused.
-            layout: of the run.
+            layout: the layout of the run.
         """
         self._stage, self._parts, self._layout = stage, parts, layout
         self._ready: Stage | FusedStage | None = None

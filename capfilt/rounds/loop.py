@@ -85,8 +85,8 @@ def round_pipeline(pipeline: Pipeline, number: int, models: dict[str, Path]) -> 
     """Return the pipeline of a round's ordinary run.
 
     Args:
-        pipeline: of the loop.
-        number: of the round, from 1.
+        pipeline: the pipeline of the loop.
+        number: the number of the round, from 1.
         models: captioner and filter of the round before, which replace the pipeline's; empty in the first round.
     """
     uses = {"caption": pipeline.caption, "score": pipeline.score}

@@ -31,8 +31,8 @@ def measure(settings: Evaluate, training_set: TrainingSet, trained: Mapping[str,
     """Evaluate the pre-trained model and the filter as judges, and the captioner.
 
     Args:
-        settings: which pairs.
-        training_set: of the round.
+        settings: which pairs to measure on.
+        training_set: the training set of the round, with its held-out pairs.
         trained: stage -> finished training.
 
     Returns:

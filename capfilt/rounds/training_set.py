@@ -61,7 +61,7 @@ def write_training_set(layout: RunLayout, folder: Path, holdout: float | None) -
 
     Args:
         layout: a run whose `select` is finished.
-        folder: named by the fingerprint of its inputs.
+        folder: the folder to write; the fingerprint of its inputs is part of its name.
         holdout: share of the human images to hold out, in (0, 1), chosen by the hash of their file; None: none.
 
     Raises:

@@ -51,10 +51,10 @@ def round_trainings(
     """Build the three trainings of a round, in order.
 
     Args:
-        pipeline: of the loop.
-        folder: of the round.
+        pipeline: the pipeline of the loop.
+        folder: the folder of the round.
         training_set: the data.
-        data_fingerprint: of the training set.
+        data_fingerprint: the fingerprint of the training set.
         previous: the pre-trained model of the round before, if there was one.
 
     Raises:

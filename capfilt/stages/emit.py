@@ -1,7 +1,7 @@
-"""emit: write the kept pairs in the requested formats, with a card and the accounting, and replace the last data set.
+"""emit: write the kept pairs in the requested formats, with a card and the accounting; replaces the previous data set.
 
 Everything is written to `.dataset.new`. Two renames then put it in the place of `dataset`. A kill between the two
-leaves the last data set as `.dataset.old`; the next call restores it first.
+leaves the previous data set as `.dataset.old`; the next call restores it first.
 """
 
 import json
@@ -29,7 +29,7 @@ from capfilt.store.schema import CANDIDATES, DATASET, PAIRS
 from capfilt.store.shards import file_sha256, write_atomic
 
 NAME, NEW, OLD = DATASET.folder, ".dataset.new", ".dataset.old"
-"""Folders in the run's folder: the data set, the one being written, the last one."""
+"""Folders in the run's folder: the data set, the one being written, the previous one."""
 MARKER = "dataset.json"
 """File in the run's folder with the data set's fingerprint and file hashes; written when the data set is complete."""
 

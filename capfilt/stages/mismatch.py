@@ -15,7 +15,7 @@ def mismatched(layout: RunLayout, shard: int, clean: Callable[[str], str]) -> di
     file or the same text are passed over.
 
     Args:
-        layout: of the run.
+        layout: the layout of the run.
         shard: index of the shard.
         clean: cleans a text as the judge does.
 

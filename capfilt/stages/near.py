@@ -73,9 +73,12 @@ def equal_columns(layout: RunLayout, columns: Sequence[str], order: Ints) -> Lin
     """Link rows that are equal in all of these columns of pairs and null in none.
 
     Args:
-        layout: of the run.
-        columns: of pairs.
-        order: (n,) position in the run of the k-th best row; links are between values of k.
+        layout: the layout of the run.
+        columns: names of columns of pairs.
+        order: (n,) position in the run of the k-th best row.
+
+    Returns:
+        Links between values of k.
     """
     keys = keys_of(value for shard in range(len(layout.shards)) for value in _values(layout, shard, columns))[order]
     complete = np.flatnonzero(keys.any(axis=1))

@@ -1,4 +1,4 @@
-"""`capfilt retry`: new shards of pairs in which rows that failed for a temporary reason are read again.
+"""`capfilt retry`: write new shards of pairs, in which rows that failed for a temporary reason are read again.
 
 `pairs-retry1/` has the rows of `pairs/` in the same order under the same uids. Rows that were read again are replaced;
 all others stay as they were. A shard without such rows is a hard link to the earlier one.

@@ -45,7 +45,7 @@ class ShardTable(StageOutput):
     """Name of the view in `capfilt sql`; tables with the same view replace each other, the later stage's wins."""
     columns: tuple[Column, ...]
     sidecar: bool = field(default=True, kw_only=True)
-    """Whether it has the rows of `pairs` in the same order; otherwise its rows are others."""
+    """Whether it has the rows of `pairs` in the same order; `candidates` has one row per text instead."""
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)

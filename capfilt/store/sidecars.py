@@ -22,11 +22,11 @@ def sidecar(layout: RunLayout, kind: ShardTable, shard: int, columns: Sequence[s
     """Read columns of a sidecar shard; nulls where the pipeline has no such stage.
 
     Args:
-        layout: of the run.
+        layout: the layout of the run.
         kind: the sidecar.
         shard: index of the shard.
         columns: names of the columns to return.
-        uids: of the pairs rows of that shard, (n,).
+        uids: the uids of the pairs rows of that shard, (n,).
 
     Raises:
         DataError: the file is damaged, or its rows are not those of the pairs.
@@ -95,7 +95,7 @@ def refused_rows(layout: RunLayout, shard: int, rows: pa.Table) -> Reasons:
     """Return why all texts of a row are refused whatever their scores, (n,); None where scores decide.
 
     Args:
-        layout: of the run.
+        layout: the layout of the run.
         shard: index of the shard.
         rows: columns uid, role, status, reason of the n pairs rows.
     """
