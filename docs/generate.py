@@ -66,7 +66,7 @@ def _column_names() -> str:
         "kept as JSON in `meta`": columns.META,
     }
     rows = [f"| {role} | {', '.join(f'`{name}`' for name in names)} |" for role, names in roles.items()]
-    return "\n".join(["| for | names |", "|---|---|", *rows])
+    return "\n".join(["| role | names |", "|---|---|", *rows])
 
 
 def _reasons() -> str:
