@@ -125,10 +125,6 @@ class Blip:
         """The model's roles, among "captioner", "judge" and "embedder"."""
         return frozenset(self.card.roles)
 
-    def require(self, role: str) -> None:
-        """Raise ConfigError unless the model has this role."""
-        self.card.require(role)
-
     @property
     def input_key(self) -> Hashable:
         """Size, mean and std of the input pixels. See `System.input_key`."""
@@ -180,7 +176,7 @@ class Blip:
     @torch.inference_mode()
     def embed(self, states: States) -> Tensor:
         """Return the ITC features of image states (B, P + 1, D) -> (B, E) float32, L2-normalised."""
-        self.require("embedder")
+        self.card.require("embedder")
         return self.med.image_features(tensor_of(states)).float()
 
     @torch.inference_mode()
@@ -191,13 +187,13 @@ class Blip:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed T cleaned texts -> (T, E) float32, L2-normalised. Raises InputError for an empty text, or no texts."""
-        self.require("judge")
+        self.card.require("judge")
         return judging.text_features(self.med, self._ids(texts))
 
     @torch.inference_mode()
     def itm_logits(self, states: States, texts: Sequence[str], image_index: Sequence[int]) -> Tensor:
         """See `RetrievalJudge.itm_logits`."""
-        self.require("judge")
+        self.card.require("judge")
         return judging.itm_logits(self.med, tensor_of(states), self._ids(texts), image_index)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -211,13 +207,13 @@ class Blip:
 
     def score(self, images: Tensor, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         """Encode images (B, 3, S, S) float32 and score the texts of each. See `match`."""
-        self.require("judge")
+        self.card.require("judge")
         return self.match(self.encode_images(images), texts)
 
     @torch.inference_mode()
     def match(self, states: States, texts: Sequence[Sequence[str]]) -> list[list[Match]]:
         """Return ITC (cosine) and ITM (softmax P(match)) of each image's texts. See `Judge.match`."""
-        self.require("judge")
+        self.card.require("judge")
         if len(texts) != len(states):
             raise InputError(f"{len(states)} images but texts for {len(texts)}; give one list of texts per image")
         flat = [text for row in texts for text in row]
@@ -232,15 +228,14 @@ class Blip:
 
     def caption(self, images: Tensor, uids: Sequence[str], sample: int = 0) -> list[Caption]:
         """Encode B images (B, 3, S, S) float32 and generate caption number `sample` of each. See `captions`."""
-        self.require("captioner")
-        if len(images) != len(uids):
-            raise InputError(f"{len(images)} images but {len(uids)} uids; give one uid per image")
         return [captions[0] for captions in self.captions(self.encode_images(images), uids, [sample])]
 
     @torch.inference_mode()
     def captions(self, states: States, uids: Sequence[str], samples: Sequence[int]) -> list[list[Caption]]:
         """See `Captioner.captions`."""
-        self.require("captioner")
+        self.card.require("captioner")
+        if len(uids) != len(states):
+            raise InputError(f"{len(states)} images but {len(uids)} uids; give one uid per image")
         image_states, prompt = tensor_of(states), self.tokenizer.prompt(self._prompt(self.decoding.prompt))
         room = self.decoding.max_length - len(prompt)
         at_once = max(ROWS_PER_PASS // max(len(samples), 1), 1) if self.device.type == "cpu" else max(len(uids), 1)

@@ -151,7 +151,7 @@ def test_roles(matcher: Blip, captioner: Blip, pixels: Any) -> None:
             call()
 
 
-def test_wrong_input(matcher: Blip, captioner: Blip, pixels: Any) -> None:
+def test_wrong_input(matcher: Blip, captioner: Blip, pixels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"\(1, 3, 40, 40\); this model takes \(batch, 3, 32, 32\)"):
         matcher.score(pixels(1, 40), [["cat"]])
     with pytest.raises(InputError, match="takes"):
@@ -162,6 +162,9 @@ def test_wrong_input(matcher: Blip, captioner: Blip, pixels: Any) -> None:
         matcher.score(pixels(1, 32), [["cat", ""]])
     with pytest.raises(InputError, match="1 images but 2 uids"):
         captioner.caption(pixels(1, 32), ["u", "v"])
+    monkeypatch.setattr(adapter, "ROWS_PER_PASS", 1)
+    with pytest.raises(InputError, match="3 images but 2 uids"):
+        captioner.captions(captioner.encode_images(pixels(3, 32)), ["u", "v"], [0])
     assert matcher.score(pixels(2, 32), [[], []]) == [[], []]
 
 
