@@ -85,6 +85,11 @@ def run(
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = load_pipeline(pipeline, list(settings))
+    if pipeline.trains:
+        raise ConfigError(
+            f"{pipeline.name}: this pipeline trains in rounds; in Python call capfilt.rounds.loop.run_rounds, or use "
+            "`capfilt run`"
+        )
     folder = RunFolder(out_of(pipeline, out))
     return _work(make_plan(pipeline, folder), folder, local, console)
 

@@ -1,4 +1,4 @@
-"""`capfilt retry` as a function, where a first call fails before it reads anything."""
+"""The functions of the Python API where they refuse or recover: retry after a failed retry, a pipeline of rounds."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import yaml
 
 from capfilt import open_run, retry, run
 from capfilt.analysis.verify import verify
-from capfilt.errors import CapfiltError
+from capfilt.errors import CapfiltError, ConfigError
 from capfilt.store.schema import PAIRS, arrow
 from capfilt.store.shards import ShardWriter
 from tests.sample import SAMPLE
@@ -45,3 +45,9 @@ def test_a_retry_that_could_not_begin_is_repeated(with_time_out: Path, tmp_path:
     assert set(pq.read_table(with_time_out / "pairs-retry1" / "00000.parquet")["status"].to_pylist()) == {"ok"}
     assert verify(with_time_out) == []
     assert retry(with_time_out, local=True) is None
+
+
+def test_a_pipeline_of_rounds_is_not_run_as_an_ordinary_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"bootstrap: this pipeline trains in rounds; .*run_rounds"):
+        run("bootstrap", out=tmp_path / "run", local=True)
+    assert not (tmp_path / "run").exists()
