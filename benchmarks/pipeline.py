@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,13 @@ def memory(shards: int, rows: int) -> dict[str, Any]:
 
 def seconds(plan: Plan, execute: Any) -> dict[str, float]:
     """Return median seconds per shard of each stage, without the first two shards (start, loading)."""
-    spent: dict[str, list[float]] = {"ingest": [], "caption": [], "score": []}
+    spent: dict[str, list[float]] = defaultdict(list)
 
     def note(done: Done) -> None:
-        if done.stage in spent:
-            spent[done.stage].append(done.seconds)
+        spent[done.stage].append(done.seconds)
 
     execute(plan, note)
-    return {stage: statistics.median(values[2:]) for stage, values in spent.items()}
+    return {stage: statistics.median(values[2:]) for stage, values in spent.items() if len(values) > 2}
 
 
 def overhead(shards: int, rows: int, pairs: int) -> dict[str, Any]:
