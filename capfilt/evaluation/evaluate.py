@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from capfilt.errors import ConfigError
 from capfilt.evaluation import captions as metrics
 from capfilt.evaluation.baselines import constant_caption, nearest_captions
 from capfilt.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
@@ -28,7 +29,7 @@ from capfilt.evaluation.matching import (
 )
 from capfilt.evaluation.pairs import Pairs
 from capfilt.evaluation.retrieval import FloatArray, IntArray, ranks_i2t, ranks_t2i, recalls, rerank
-from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, States
+from capfilt.models.protocols import EvaluatedCaptioner, RetrievalJudge, States, System
 
 Result = dict[str, Any]
 _SHOWN = 5
@@ -66,10 +67,11 @@ def evaluate_judge(
         `skipped_images`, `skipped_texts`, `skipped` (the first few). Recalls and shares are fractions.
 
     Raises:
-        ConfigError: the model is not a judge.
+        ConfigError: the model is not a judge, or lacks methods of `protocols.RetrievalJudge`.
         InputError: there are too few images, or a score is not finite.
     """
     model.card.require("judge")
+    _require_methods(model, "embed", "embed_texts", "itm_logits")
     texts = [model.clean(text) for text in pairs.texts]
     other = mismatch(len(texts), pairs.image_index.tolist(), seed)
     states = ImageStates(model, pairs, batch_size)
@@ -113,10 +115,11 @@ def evaluate_captioner(
         nearest); `seed`, `skipped_images`, `skipped_texts`, `skipped` (the first few).
 
     Raises:
-        ConfigError: the model is not a captioner.
+        ConfigError: the model is not a captioner, or lacks methods of `protocols.EvaluatedCaptioner`.
         InputError: there are no pairs, or no reference has a word.
     """
     model.card.require("captioner")
+    _require_methods(model, "measured", "image_features")
     references = pairs.references
     constant = constant_caption(train_pairs.texts, seed=seed)
     answers = {
@@ -141,6 +144,16 @@ def evaluate_captioner(
         "seed": seed,
         **_skipped(pairs),
     }
+
+
+def _require_methods(model: System, *names: str) -> None:
+    """Raise ConfigError if a system of a third party lacks what its measurement calls."""
+    missing = [name for name in names if not hasattr(model, name)]
+    if missing:
+        raise ConfigError(
+            f"model {model.card.name!r}: its system {model.card.system!r} cannot be measured: it has no method "
+            f"{' or '.join(missing)}"
+        )
 
 
 def _itc(

@@ -115,3 +115,15 @@ def test_states_beyond_the_budget_are_computed_again_once_a_pass(colours, fake):
         assert [place for _, place in parts] == [slice(0, 3), slice(3, 6), slice(6, 9), slice(9, 10)]
         assert np.array_equal(np.concatenate(whole), np.concatenate([part.numpy() for part, _ in parts]))
         assert model.encoded == 10 * passes
+
+
+def test_a_judge_that_cannot_retrieve_is_refused_by_name(fake, colours):
+    class Bare:
+        """A third party's judge with the methods that the score stage asks for, and no more."""
+
+        def __init__(self, judge):
+            self.card, self.clean, self.match = judge.card, judge.clean, judge.match
+
+    pairs = load_pairs(colours, "text")
+    with pytest.raises(ConfigError, match=r"system 'fake' cannot be measured: it has no method embed or embed_texts"):
+        evaluate_judge(Bare(fake("judge", "embedder")), pairs)
