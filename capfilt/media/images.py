@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from capfilt.errors import DataError
-from capfilt.media.pillow import decoding
+from capfilt.media.pillow import decoding_one
 from capfilt.media.rgb import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
@@ -99,7 +99,7 @@ def header_area(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image and read its header; turn any error in the block into an ImageError."""
     try:
-        with decoding(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        with decoding_one(), Image.open(BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 found = f"image of {image.width} x {image.height} pixels is above the cap of {max_pixels}"
                 raise ImageError("bomb", found)

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from PIL import Image
 
@@ -18,6 +18,11 @@ class _Decoding:
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
         self._warnings, self._blocks = warnings.catch_warnings(), 0
+
+    @property
+    def active(self) -> bool:
+        """Whether a block of any thread holds the settings now."""
+        return self._users > 0
 
     def enter(self) -> None:
         with self._lock:
@@ -40,12 +45,17 @@ class _Decoding:
 _decoding = _Decoding()
 
 
+def decoding_one() -> AbstractContextManager[None]:
+    """`decoding` around a single image: nothing to do inside another block, whose settings it uses without a lock."""
+    return nullcontext() if _decoding.active else decoding()
+
+
 @contextmanager
 def decoding() -> Iterator[None]:
     """Let Pillow keep memory between images and silence its warnings, in this process, until the block ends.
 
     What Pillow warns about (large images, broken EXIF) is either refused by `images` or harmless. Blocks may be nested
-    and may run in several threads: the settings are restored when the last one ends. `images` enters one per image; put
+    and may run in several threads: the settings are restored when the last one ends. `images` needs one per image; put
     another around the decoding of many images so that the memory is kept from one to the next.
     """
     _decoding.enter()
