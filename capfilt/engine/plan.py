@@ -56,8 +56,7 @@ def make_plan(pipeline: Pipeline, folder: RunFolder, last: RunLayout | None = No
     else:
         shards, identity = last.shards, None
     digests = _digests(pipeline, last)
-    inputs = _fingerprint_inputs(pipeline, folder, digests, identity)
-    fingerprints = {name: fingerprint(found) for name, found in inputs.items()}
+    inputs, fingerprints = _fingerprints(pipeline, folder, digests, identity)
     specs = {stage.spec.name: stage.spec for stage in STAGES}
     folders = {name: _folder(specs[name], fingerprints[name], folder.retries) for name in inputs}
     previous = _folder(STAGES[0].spec, "", folder.retries - 1) if folder.retries else None
@@ -115,11 +114,12 @@ def _digests(pipeline: Pipeline, last: RunLayout | None) -> dict[str, str]:
     return found
 
 
-def _fingerprint_inputs(
+def _fingerprints(
     pipeline: Pipeline, folder: RunFolder, digests: dict[str, str], identity: list[Any] | None
-) -> dict[str, dict[str, Any]]:
-    """Return stage -> what its fingerprint is made from; stages that the pipeline leaves out are missing."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return stage -> what its fingerprint is made from, and stage -> fingerprint, without stages that are left out."""
     found: dict[str, dict[str, Any]] = {}
+    fingerprints: dict[str, str] = {}
     for spec in (stage.spec for stage in STAGES):
         settings = spec.settings(pipeline)
         if settings is None:
@@ -128,13 +128,13 @@ def _fingerprint_inputs(
             "version": spec.version,
             "settings": settings,
             "weights": digests.get(spec.name),
-            "inputs": {one.stage: fingerprint(found[one.stage]) for one in spec.inputs if one.stage in found},
+            "inputs": {one.stage: fingerprints[one.stage] for one in spec.inputs if one.stage in fingerprints},
         }
         if not spec.inputs:
             own = _with_sources(own, identity, folder.path / spec.output.folder)
             own |= {"retry": folder.retries} if folder.retries else {}
-        found[spec.name] = own
-    return found
+        found[spec.name], fingerprints[spec.name] = own, fingerprint(own)
+    return found, fingerprints
 
 
 def _with_sources(own: dict[str, Any], identity: list[Any] | None, pairs: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def evaluate_judge(
         `skipped_images`, `skipped_texts`, `skipped` (the first few). Recalls and shares are fractions.
 
     Raises:
-        ConfigError: the model is not a judge, or lacks methods of `protocols.RetrievalJudge`.
+        ConfigError: the model is not a judge, or does not have the methods of `protocols.RetrievalJudge`.
         InputError: there are too few images, or a score is not finite.
     """
     model.card.require("judge")
@@ -115,7 +115,7 @@ def evaluate_captioner(
         nearest); `seed`, `skipped_images`, `skipped_texts`, `skipped` (the first few).
 
     Raises:
-        ConfigError: the model is not a captioner, or lacks methods of `protocols.EvaluatedCaptioner`.
+        ConfigError: the model is not a captioner, or does not have the methods of `protocols.EvaluatedCaptioner`.
         InputError: there are no pairs, or no reference has a word.
     """
     model.card.require("captioner")
@@ -147,7 +147,7 @@ def evaluate_captioner(
 
 
 def _require_methods(model: System, *names: str) -> None:
-    """Raise ConfigError if a system of a third party lacks what its measurement calls."""
+    """Raise ConfigError if a third party's system does not have a method that its measurement calls."""
     missing = [name for name in names if not hasattr(model, name)]
     if missing:
         raise ConfigError(

@@ -19,8 +19,11 @@ class Policy(Protocol):
     """True if the ITM threshold is measured on the run's human pairs (`capfilt.selection.calibration`)."""
 
     def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        """Scores that it reads, the most important first; a text for which they are null is rejected as `no_score`."""
-        ...
+        """Scores that it reads, the most important first; a text for which they are null is rejected as `no_score`.
+
+        By default those that have a threshold.
+        """
+        return tuple(self.thresholds(select))
 
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
         """Least scores that a text needs; the report draws one slider per score from them. Empty if it has none."""

@@ -14,9 +14,6 @@ class Both(Policy):
     name: ClassVar[PolicyName] = "both"
     reasons: ClassVar[tuple[str, ...]] = ("below_both", "below_itm_threshold", "below_itc_threshold")
 
-    def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        return ("itm", "itc")
-
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
         return {"itm": select.itm_threshold, "itc": select.itc_threshold}
 

@@ -15,9 +15,6 @@ class Either(Policy):
     reasons: ClassVar[tuple[str, ...]] = ("below_both",)
     either: ClassVar[bool] = True
 
-    def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        return ("itm", "itc")
-
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
         return {"itm": select.itm_threshold, "itc": select.itc_threshold}
 

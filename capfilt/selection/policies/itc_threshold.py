@@ -14,9 +14,6 @@ class ItcThreshold(Policy):
     name: ClassVar[PolicyName] = "itc_threshold"
     reasons: ClassVar[tuple[str, ...]] = ("below_itc_threshold",)
 
-    def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        return ("itc",)
-
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
         return {"itc": select.itc_threshold}
 

@@ -14,9 +14,6 @@ class ItmThreshold(Policy):
     name: ClassVar[PolicyName] = "itm_threshold"
     reasons: ClassVar[tuple[str, ...]] = ("below_itm_threshold",)
 
-    def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        return ("itm",)
-
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
         return {"itm": select.itm_threshold}
 

@@ -16,9 +16,6 @@ class KeepAll(Policy):
     name: ClassVar[PolicyName] = "keep_all"
     reasons: ClassVar[tuple[str, ...]] = ()
 
-    def needs(self, select: SelectSettings) -> tuple[Score, ...]:
-        return ()
-
     def thresholds(self, select: SelectSettings) -> dict[Score, float]:
         return {}
 
